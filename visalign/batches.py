@@ -1,0 +1,84 @@
+"""What a step is handed: small frozen dataclasses of tensors, batch axis first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .draws import Draws
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser is told about n pictures, besides the noisy pictures and the time."""
+
+    text: Tensor  # (n, tokens, width) hidden states of the text encoder(s)
+    pooled: Tensor | None = None  # (n, width) SDXL's pooled text
+    time_ids: Tensor | None = None  # (n, 6) SDXL: original height, width, crop top, left, target height, width
+    user: Tensor | None = None  # (n, tokens, width) whose taste, for personalised methods
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """b preference pairs. A condition for each of the 2b items, winners first: captions and crops may differ."""
+
+    win: Tensor  # (b, ...) latents of the preferred item
+    lose: Tensor  # (b, ...)
+    condition: Condition  # (2b, ...) winners, then losers
+    draw: Draws  # of the b pairs
+    confidence: Tensor  # (b,) P(win is really better), in [0, 1]
+    weight: Tensor  # (b,) 0 takes a pair out (a tie, say); known before any forward
+
+    @property
+    def items(self) -> Tensor:
+        """Winners, then losers: (2b, ...)."""
+        return torch.cat([self.win, self.lose])
+
+    def __len__(self) -> int:
+        return len(self.win)
+
+
+@dataclass(frozen=True)
+class Singles:
+    """n single items with a label or weight each: supervised fine-tuning and unpaired methods."""
+
+    x: Tensor  # (n, ...) latents
+    condition: Condition  # (n, ...)
+    draw: Draws  # of the n items
+    weight: Tensor  # (n,)
+    label: Tensor | None = None  # (n,) +1 liked, -1 disliked
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """b prompts with K items each, and the items' scores (higher is better, NaN where nobody looked)."""
+
+    x: Tensor  # (b, K, ...) latents
+    condition: Condition  # (b, ...)
+    draw: Draws
+    scores: Tensor  # (b, K)
+    weight: Tensor  # (b,)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def moved(value: T, device: torch.device | str) -> T:
+    """The same batch on another device: every tensor of every nested dataclass."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)  # type: ignore[return-value]
+    if is_dataclass(value) and not isinstance(value, type):
+        changes: dict[str, Any] = {field.name: moved(getattr(value, field.name), device) for field in fields(value)}
+        return replace(value, **changes)  # type: ignore[return-value]
+    return value

@@ -1,0 +1,76 @@
+"""What the parts promise each other: protocols, and the few values that cross between rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from .batches import Condition
+from .process import Process
+
+
+class Reference(Enum):
+    """What a method compares its policy with; the engine loads no more than this."""
+
+    NONE = "none"
+    FROZEN = "frozen"
+    EMA = "ema"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A method's answer. The engine divides the weighted sum once, over the whole window and all ranks."""
+
+    each: Tensor  # (b,) one loss an element
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (b,) detached values, one an element
+    weight: Tensor | None = None  # (b,) None: the batch's own weights
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Any diffusion or flow model together with its reference."""
+
+    @property
+    def process(self) -> Process:
+        """The path that its times belong to."""
+
+    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The network's raw answer, (n, ...) like x_t, with gradient."""
+
+    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The reference's raw answer, without gradient: LoRA off, a frozen copy, or an EMA."""
+
+
+class Method(Protocol):
+    """A paper: hyper-parameters as dataclass fields, and `loss`."""
+
+    @property
+    def batch_type(self) -> type:
+        """Which view of the data it is fed: Pairs, Singles, Rankings, …"""
+
+    @property
+    def reference(self) -> Reference:
+        """Which reference it calls."""
+
+    def loss(self, batch: Any, model: Any) -> Loss:
+        """The loss of one batch; no backward, no ranks, no files in here."""
+
+
+class View(Protocol):
+    """Records as batches of one type: a map from indices to tensors, with no random state of its own."""
+
+    def __len__(self) -> int:
+        """How many usable records there are."""
+
+    def key(self, index: int) -> str:
+        """The key of a record: names it in draws, quarantine and error messages."""
+
+    def weight(self, index: int) -> float:
+        """The record's weight, known without reading any picture."""
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Any:
+        """The batch of these records at these visits, on the CPU; a pure function of its arguments."""
