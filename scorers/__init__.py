@@ -1,0 +1,3 @@
+"""Scorers: one file each; importing this folder loads no model library."""
+
+from __future__ import annotations
