@@ -6,9 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import visalign
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB = "visalign"
@@ -82,3 +88,20 @@ def test_the_command_is_installed(site: Path) -> None:
 def test_the_license_travels_along(site: Path) -> None:
     (text,) = site.glob("*.dist-info/licenses/LICENSE")
     assert text.read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_one_version_is_told_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert visalign.__version__ == citation["version"] == version
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [Requirement(line) for line in (*project["dependencies"], *(line for extra in extras for line in extra))]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pinned = {canonicalize_name(pin.name): str(next(iter(pin.specifier)).version) for pin in pins}
+    assert not [str(one) for one in wanted if pinned.get(canonicalize_name(one.name), "") not in one.specifier]
