@@ -1,9 +1,9 @@
 """Every random number of a step: a pure function of (run seed, record key, visit, stream).
 
 No global generator is read or advanced anywhere. Exact resume, the same run on one or eight processes, and a batch of
-three being three batches of one all follow from this one rule. The generator is Philox (Salmon et al., SC 2011), which is
-counter-based with a 128-bit key: two records never share a sequence by accident, which torch's CPU generator (32 bits of
-seed) cannot promise.
+three being three batches of one all follow from this one rule. The generator is Philox (Salmon et al., SC 2011),
+which is counter-based with a 128-bit key: two records never share a sequence by accident, which torch's CPU generator
+(32 bits of seed) cannot promise.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ class Draws:
         return len(self.keys)
 
     def _each(self, stream: str) -> list[np.random.Generator]:
-        return [
-            generator(self.seed, key, visit, stream) for key, visit in zip(self.keys, self.visits, strict=True)
-        ]
+        return [generator(self.seed, key, visit, stream) for key, visit in zip(self.keys, self.visits, strict=True)]
 
     def normal(self, stream: str, shape: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal numbers of shape (b, *shape), drawn in float32, with the device and dtype of `like`."""

@@ -1,9 +1,9 @@
 """The path between pictures and noise: x_t = a(t) x0 + s(t) noise, for DDPM and flow models alike.
 
 A network's answer is also affine, answer = p(t) x0 + q(t) noise, with (p, q) = (0, 1) for epsilon, (-s, a) for v
-(Salimans & Ho, arXiv 2202.00512, appendix D), (1, 0) for sample prediction and (-1, 1) for flow matching (Lipman et al.,
-arXiv 2210.02747). Two linear equations in two unknowns give x0 and noise back, so one `step` is DDIM (Song et al.,
-arXiv 2010.02502, eq. 12 with eta = 0), DDIM inversion, and flow Euler at once.
+(Salimans & Ho, arXiv 2202.00512, appendix D), (1, 0) for sample prediction and (-1, 1) for flow matching (Lipman et
+al., arXiv 2210.02747). Two linear equations in two unknowns give x0 and noise back, so one `step` is DDIM (Song et
+al., arXiv 2010.02502, eq. 12 with eta = 0), DDIM inversion, and flow Euler at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Noised:
 
 
 class Process(Protocol):
-    """What samplers and methods may ask of a path. Times are numbers of the process; `network_time` is the network's."""
+    """What samplers and methods may ask of a path. Times are numbers of the process; `network_time` is the
+    network's."""
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """a(t) and s(t), each broadcastable to `like`, in float32 at least."""

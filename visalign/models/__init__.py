@@ -1,3 +1,1 @@
-"""Adapters: how any diffusers or transformers model becomes a policy with its reference."""
-
-from __future__ import annotations
+"""Adapters: diffusers and transformers models as the `Denoiser` and `LanguageModel` of the contract."""

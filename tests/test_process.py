@@ -1,0 +1,158 @@
+"""The path: it equals diffusers' schedulers, undoes itself, and gives the published numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+from visalign.draws import Draws
+from visalign.process import Ddpm, Flow, from_scheduler
+
+STABLE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000,
+    "set_alpha_to_one": False, "clip_sample": False, "steps_offset": 1, "timestep_spacing": "leading",
+}  # fmt: skip
+PREDICTIONS = ["epsilon", "v_prediction", "sample"]
+
+
+def stable(prediction: str = "epsilon", **changes: object) -> Ddpm:
+    return Ddpm.from_config({**STABLE, "prediction_type": prediction, **changes})
+
+
+def exact(scheduler: DDIMScheduler | DDIMInverseScheduler, process: Ddpm) -> DDIMScheduler | DDIMInverseScheduler:
+    """Diffusers' arithmetic on our float64 schedule: its own float32 cumulative product is off by a millionth."""
+    scheduler.alphas_cumprod = process.alphas_cumprod
+    scheduler.final_alpha_cumprod = scheduler.initial_alpha_cumprod = process.alphas_cumprod[0]
+    return scheduler
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_the_schedule_is_stable_diffusions() -> None:
+    alphas = stable().alphas_cumprod
+    published = {0: 0.99914998, 1: 0.99829602, 201: 0.75214309, 500: 0.27633247, 801: 0.03654649, 999: 0.00466010}
+    for t, value in published.items():
+        assert float(alphas[t]) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [5, 16, 50])
+def test_grid_and_steps_down_equal_diffusers_ddim(prediction: str, spacing: str, steps: int) -> None:
+    config = {**STABLE, "prediction_type": prediction, "timestep_spacing": spacing}
+    process = Ddpm.from_config(config)
+    scheduler = exact(DDIMScheduler(**config), process)
+    scheduler.set_timesteps(steps)
+    grid = process.grid(steps)
+    assert scheduler.timesteps.tolist() == grid.flip(0)[:-1].tolist()
+    if spacing == "linspace":  # diffusers' linspace steps to t - T // n, which is no point of its own grid
+        return
+    x = ours = normal(2, 4, 8, 8)
+    for i, t in enumerate(scheduler.timesteps):
+        prediction_at_t = normal(2, 4, 8, 8, seed=i + 1)
+        x = scheduler.step(prediction_at_t, t, x, eta=0.0).prev_sample
+        here, to = grid[steps - i].expand(2), grid[steps - i - 1].expand(2)
+        if spacing == "trailing" and steps == 16:  # 1000 / 16 is no integer: diffusers steps by its floor
+            to = (here - 1000 // 16).clamp(min=-1)
+        ours = process.step(prediction_at_t, ours, here, to)
+    assert torch.allclose(ours, x, rtol=1e-6, atol=1e-6 * float(x.abs().max()))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_one_step_down_equals_diffusers_to_a_millionth(prediction: str) -> None:
+    process = stable(prediction)
+    scheduler = exact(DDIMScheduler(**STABLE, prediction_type=prediction), process)
+    scheduler.set_timesteps(20)
+    x, answer = normal(3, 4, 8, 8), normal(3, 4, 8, 8, seed=1)
+    for t in scheduler.timesteps:
+        theirs = scheduler.step(answer, t, x, eta=0.0).prev_sample
+        ours = process.step(answer, x, t.expand(3), (t - 50).clamp(min=-1).expand(3))
+        assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6 * float(theirs.abs().max()))
+
+
+def test_one_step_up_equals_diffusers_inverse_to_a_millionth() -> None:
+    process = stable()
+    scheduler = exact(DDIMInverseScheduler(**{k: v for k, v in STABLE.items() if k != "timestep_spacing"}), process)
+    scheduler.set_timesteps(20)
+    x, answer = normal(3, 4, 8, 8), normal(3, 4, 8, 8, seed=1)
+    for k in scheduler.timesteps[1:]:
+        theirs = scheduler.step(answer, k, x).prev_sample
+        ours = process.step(answer, x, (k - 50).expand(3), k.expand(3))
+        assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_grid_and_steps_equal_diffusers_flow_euler(shift: float) -> None:
+    scheduler, process = FlowMatchEulerDiscreteScheduler(shift=shift), Flow(shift=shift)
+    x = ours = normal(2, 4, 8, 8).float()
+    for steps in (4, 20):
+        scheduler.set_timesteps(sigmas=[float(s) for s in torch.linspace(1.0, 1e-3, steps)])
+        grid = process.grid(steps).flip(0)
+        assert torch.allclose(scheduler.sigmas.double(), grid, atol=1e-6)
+        for i, t in enumerate(scheduler.timesteps):
+            answer = normal(2, 4, 8, 8, seed=i).float()
+            x = scheduler.step(answer, t, x).prev_sample
+            ours = process.step(answer, ours, grid[i].expand(2), grid[i + 1].expand(2))
+        assert torch.allclose(ours, x, atol=2e-6 * float(x.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("process", [*(stable(p) for p in PREDICTIONS), Flow()], ids=[*PREDICTIONS, "flow"])
+def test_split_undoes_noised(process: Ddpm | Flow) -> None:
+    x0, noise = normal(5, 4, 8, 8), normal(5, 4, 8, 8, seed=1)
+    t = process.times(Draws(0, tuple("abcde"), (0,) * 5))
+    at = process.noised(x0, noise, t)
+    implied_x0, implied_noise = process.split(at.target, at.x, at.t)
+    assert torch.allclose(implied_x0, x0, atol=1e-9)
+    assert torch.allclose(implied_noise, noise, atol=1e-9)
+
+
+@pytest.mark.parametrize("process", [*(stable(p) for p in PREDICTIONS), Flow()], ids=[*PREDICTIONS, "flow"])
+def test_a_step_there_and_back_returns_the_start_when_the_answer_is_the_truth(process: Ddpm | Flow) -> None:
+    x0, noise = normal(2, 4, 4, 4), normal(2, 4, 4, 4, seed=1)
+    grid = process.grid(10)
+    low, high = grid[3].expand(2), grid[8].expand(2)
+    down, up = process.noised(x0, noise, low), process.noised(x0, noise, high)
+    assert torch.allclose(process.step(down.target, down.x, low, high), up.x, atol=1e-9)
+    assert torch.allclose(process.step(up.target, up.x, high, low), down.x, atol=1e-9)
+
+
+def test_noised_and_targets_are_the_published_numbers() -> None:
+    x0 = torch.tensor([[1.0, -0.5, 0.25, 2.0]], dtype=torch.float64)
+    noise = torch.tensor([[0.3, 0.7, -1.2, 0.1]], dtype=torch.float64)
+    t = torch.tensor([500])
+    epsilon, velocity = stable().noised(x0, noise, t), stable("v_prediction").noised(x0, noise, t)
+    expected = torch.tensor([[0.780879466, 0.332643689, -0.889405267, 1.136415743]], dtype=torch.float64)
+    assert torch.allclose(epsilon.x, expected, atol=1e-9)
+    assert torch.equal(epsilon.target, noise)
+    expected = torch.tensor([[-0.692984314, 0.793314676, -0.843479858, -1.648805404]], dtype=torch.float64)
+    assert torch.allclose(velocity.target, expected, atol=1e-9)
+
+
+def test_times_are_uniform_for_ddpm_and_logit_normal_for_flow() -> None:
+    draws = Draws(0, tuple(str(i) for i in range(4000)), (0,) * 4000)
+    times = stable().times(draws)
+    assert int(times.min()) >= 0 and int(times.max()) <= 999
+    assert float(times.double().mean()) == pytest.approx(499.5, abs=4 * 288.7 / 4000**0.5)
+    flow = Flow().times(draws)
+    assert float(torch.logit(flow).mean()) == pytest.approx(0.0, abs=4 / 4000**0.5)
+    assert float(torch.logit(flow).std()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_what_is_not_a_path_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="'flow' is not one of epsilon, v_prediction, sample"):
+        stable("flow")
+    with pytest.raises(ValueError, match="squaredcos_cap_v2"):
+        stable(beta_schedule="squaredcos_cap_v2")
+    with pytest.raises(ValueError, match=r"-1 … 999, got \[1000\]"):
+        stable().coefficients(torch.tensor([1000]), torch.zeros(1))
+    assert isinstance(from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}), Flow)
+    assert isinstance(from_scheduler({"_class_name": "PNDMScheduler", **STABLE}), Ddpm)
+
+
+def test_zero_terminal_snr_equals_diffusers() -> None:
+    theirs = DDIMScheduler(**STABLE, rescale_betas_zero_snr=True).alphas_cumprod
+    ours = stable(rescale_betas_zero_snr=True).alphas_cumprod
+    assert torch.allclose(ours.float(), theirs, atol=2e-6)

@@ -1,0 +1,113 @@
+"""Tiny random-weight model folders of each shape, made of real diffusers and transformers parts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+WORDS = [
+    "a",
+    "red",
+    "blue",
+    "green",
+    "circle",
+    "square",
+    "left",
+    "right",
+    "of",
+    "above",
+    "below",
+    "on",
+    "small",
+    "large",
+    "picture",
+]
+
+
+def tokenizer(folder: Path, length: int = 12) -> CLIPTokenizer:
+    """A CLIP tokenizer whose vocabulary is the letters and the words above."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vocabulary = [*letters, *(f"{each}</w>" for each in letters)]
+    merges = []
+    for word in WORDS:
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+            vocabulary.append(pieces[0])
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(vocabulary)}))
+    lines = [f"{left} {right}" for left, right in dict.fromkeys(merges)]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]) + "\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
+
+
+def text_encoder(reader: CLIPTokenizer, width: int, projected: bool = False) -> CLIPTextModel:
+    config = CLIPTextConfig(
+        vocab_size=len(reader), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=reader.model_max_length, projection_dim=width,
+        bos_token_id=reader.bos_token_id, eos_token_id=reader.eos_token_id, pad_token_id=reader.eos_token_id,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def unet(context: int, pooled: int | None = None, **changes: Any) -> UNet2DConditionModel:
+    settings: dict[str, Any] = {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (16, 32), "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": context, "attention_head_dim": 8, "norm_num_groups": 8,
+    }  # fmt: skip
+    if pooled is not None:
+        settings |= {
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + pooled, "use_linear_projection": True,
+        }  # fmt: skip
+    return UNet2DConditionModel(**settings | changes)
+
+
+def vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=16, scaling_factor=0.5,
+    ).eval()  # fmt: skip
+
+
+def scheduler(prediction: str) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1, prediction_type=prediction,
+    )  # fmt: skip
+
+
+def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
+    """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections) or sdxl (two text encoders)."""
+    torch.manual_seed(seed)
+    reader = tokenizer(path / "reader")
+    if family == "sdxl":
+        pipe: Any = StableDiffusionXLPipeline(
+            vae=vae(), text_encoder=text_encoder(reader, 16), text_encoder_2=text_encoder(reader, 24, projected=True),
+            tokenizer=reader, tokenizer_2=reader, unet=unet(40, pooled=24), scheduler=scheduler("epsilon"),
+        )  # fmt: skip
+    else:
+        kind = {"use_linear_projection": True, "attention_head_dim": (2, 4)} if family == "sd21" else {}
+        pipe = StableDiffusionPipeline(
+            vae=vae(), text_encoder=text_encoder(reader, 32), tokenizer=reader, unet=unet(32, **kind),
+            scheduler=scheduler("v_prediction" if family == "sd21" else "epsilon"), safety_checker=None,
+            feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    pipe.save_pretrained(path, safe_serialization=True)
+    return path

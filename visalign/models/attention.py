@@ -1,0 +1,173 @@
+"""Which attention kernel runs: asked, probed, answered with the reason, and installed.
+
+xformers' kernels for attention are torch's own (`cutlass` and `fa2` call `aten::_efficient_attention_*` and
+`_flash_attention_*`), so it brings compatibility, not speed, over `scaled_dot_product_attention`; `auto` is SDPA.
+`unet.set_attention_backend("xformers")` is accepted and silently ignored by diffusers' UNets (0.42.1) and changes a
+process-wide default on the way: we install processors ourselves and never call it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CHOICES = ("auto", "sdpa", "xformers", "flash")
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]  # (b, heads, tokens, width) three times -> the same
+
+
+class AttentionError(ValueError):
+    """The attention that was asked for cannot run, and `strict` was set."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What attention will be run on: the facts that decide which kernels can serve."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_widths: tuple[int, ...]  # width of one head, every value that occurs in the model
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What was asked, what will run, and why: goes into the run's manifest as it is."""
+
+    requested: str
+    resolved: str  # "sdpa", "xformers" or "flash"
+    reason: str
+    refused: dict[str, str]  # candidate -> why it was not taken
+
+
+def resolve(requested: str, setting: Setting, *, strict: bool = False) -> Resolution:
+    """Choose the kernel before training starts. An explicit choice that cannot run is an error if `strict`."""
+    if requested not in CHOICES:
+        raise AttentionError(f"attention {requested!r} is not one of {', '.join(CHOICES)}")
+    refused = {name: why for name, probe in PROBES.items() if (why := probe(setting)) is not None}
+    if requested in ("auto", "sdpa"):
+        why = "torch's own kernels; xformers calls the same ones" if requested == "auto" else "asked for"
+        return Resolution(requested, "sdpa", why, refused)
+    if requested not in refused:
+        return Resolution(requested, requested, "asked for; agrees with sdpa forward and backward in a probe", refused)
+    why = refused[requested]
+    if strict:
+        raise AttentionError(
+            f"attention {requested!r} cannot run here: {why}. Set attention: auto, or strict_attention: false"
+        )
+    logging.getLogger(__name__).warning("attention %r cannot run here (%s): using sdpa", requested, why)
+    return Resolution(requested, "sdpa", f"{requested} refused: {why}", refused)
+
+
+def refuse_xformers(setting: Setting) -> str | None:
+    """Why xformers cannot serve, or None."""
+    if importlib.util.find_spec("xformers") is None:
+        return "xformers is not installed"
+    if setting.device.type != "cuda":
+        return f"xformers has no attention kernel for {setting.device.type}"
+    if setting.dtype == torch.float32 and torch.cuda.get_device_capability(setting.device) >= (10, 0):
+        return "xformers has no float32 kernel beyond sm90; use bf16 or fp16"
+    if torch.are_deterministic_algorithms_enabled():
+        return "xformers' backward is not deterministic, and deterministic algorithms were asked for"
+    return disagreement(xformers_kernel, setting)
+
+
+def refuse_flash(setting: Setting) -> str | None:
+    """Why torch's flash kernel cannot serve, or None."""
+    if setting.device.type != "cuda":
+        return f"the flash kernel is asked for on a GPU, not on {setting.device.type}"
+    if setting.dtype not in (torch.float16, torch.bfloat16):
+        return f"the flash kernel needs fp16 or bf16, not {setting.dtype}"
+    if torch.are_deterministic_algorithms_enabled():
+        return "the flash kernel's backward is not deterministic, and deterministic algorithms were asked for"
+    return disagreement(flash_kernel, setting)
+
+
+PROBES: dict[str, Callable[[Setting], str | None]] = {"xformers": refuse_xformers, "flash": refuse_flash}
+
+
+def disagreement(kernel: Kernel, setting: Setting, tokens: int = 256) -> str | None:
+    """Run a kernel and SDPA forward and backward in the real dtype and head widths; None if they agree."""
+    for width in setting.head_widths:
+        found = []
+        for candidate in (functional.scaled_dot_product_attention, kernel):
+            generator = torch.Generator("cpu").manual_seed(0)
+            inputs = [
+                torch.randn(2, 4, tokens, width, generator=generator).to(setting.device, setting.dtype).requires_grad_()
+                for _ in range(3)
+            ]
+            try:
+                answer = candidate(*inputs)
+                answer.float().square().sum().backward()
+            except (RuntimeError, NotImplementedError, ValueError) as error:
+                return f"a probe with head width {width} failed: {str(error).strip().splitlines()[0]}"
+            found.append([answer.detach().float(), *(one.grad.float() for one in inputs if one.grad is not None)])
+        gap = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True))
+        limit = 1e-4 if setting.dtype == torch.float32 else 5e-2
+        if not gap <= limit:
+            return (
+                f"its answers differ from sdpa's by {gap:.1e} of the largest (limit {limit:.0e}) at head width {width}"
+            )
+    return None
+
+
+def xformers_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """xformers' attention on (b, heads, tokens, width)."""
+    from xformers.ops import memory_efficient_attention
+
+    swapped = [each.transpose(1, 2) for each in (query, key, value)]
+    answer: Tensor = memory_efficient_attention(*swapped).transpose(1, 2)
+    return answer
+
+
+def flash_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """SDPA restricted to torch's flash kernel."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return functional.scaled_dot_product_attention(query, key, value)
+
+
+class FlashProcessor:
+    """diffusers' SDPA processor, restricted to the flash kernel."""
+
+    def __init__(self) -> None:
+        from diffusers.models.attention_processor import AttnProcessor2_0
+
+        self.inner = AttnProcessor2_0()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            answer: Tensor = self.inner(*args, **kwargs)
+            return answer
+
+
+def head_widths(network: nn.Module) -> tuple[int, ...]:
+    """Every head width of a diffusers network's attention layers."""
+    from diffusers.models.attention_processor import Attention
+
+    return tuple(sorted({each.inner_dim // each.heads for each in network.modules() if isinstance(each, Attention)}))
+
+
+def install(network: Any, resolution: Resolution) -> None:
+    """Give every attention layer of a diffusers UNet the resolved processor, and check that it took it."""
+    from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "sdpa": AttnProcessor2_0,
+        "xformers": XFormersAttnProcessor,
+        "flash": FlashProcessor,
+    }
+    processor = kinds[resolution.resolved]()
+    network.set_attn_processor(processor)
+    wrong = {name for name, each in network.attn_processors.items() if type(each) is not type(processor)}
+    if wrong:
+        raise AttentionError(f"{len(wrong)} attention layers kept another processor, the first {sorted(wrong)[0]!r}")

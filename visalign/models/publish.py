@@ -1,0 +1,89 @@
+"""Results as the rest of the world loads them: a diffusers LoRA file or a whole pipeline folder, with a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .folder import Folder
+from .unet import UNetDenoiser
+from .weights import Lora
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def publish(model: UNetDenoiser, folder: Folder, out: Path, facts: Mapping[str, Any]) -> Path:
+    """Write the trained weights to `out`, whole or not at all, and return it.
+
+    LoRA runs give what `pipeline.load_lora_weights(out)` reads; full runs a pipeline folder for `from_pretrained(out)`.
+    """
+    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    draft.mkdir(parents=True)
+    try:
+        if isinstance(model.weights, Lora):
+            save_lora(model.weights, folder, draft)
+        else:
+            folder.pipeline(unet=model.network, **absent_parts(folder)).save_pretrained(draft, safe_serialization=True)
+        (draft / "README.md").write_text(card(model, folder, facts))
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
+def absent_parts(folder: Folder) -> dict[str, None]:
+    """Optional parts that the index leaves empty, said so that diffusers does not look for them."""
+    index = json.loads((folder.path / "model_index.json").read_text())
+    return {name: None for name, entry in index.items() if isinstance(entry, list) and entry == [None, None]}
+
+
+def save_lora(weights: Lora, folder: Folder, out: Path) -> None:
+    """The adapters in diffusers' own format, with the rank and alpha in the file's metadata."""
+    import diffusers
+
+    kind = getattr(diffusers, folder.kind)
+    kind.save_lora_weights(
+        out,
+        unet_lora_layers=weights.adapters(),
+        safe_serialization=True,
+        unet_lora_adapter_metadata={
+            "r": weights.config.r,
+            "lora_alpha": weights.config.lora_alpha,
+            "target_modules": sorted(weights.config.target_modules),
+        },
+    )
+
+
+def card(model: UNetDenoiser, folder: Folder, facts: Mapping[str, Any]) -> str:
+    """The model card: what this is, what it was made from and how, and the lines that load it."""
+    lora = isinstance(model.weights, Lora)
+    load = f"pipe = {folder.kind}.from_pretrained({'BASE' if lora else 'HERE'!r})"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    return "\n".join([
+        "---", "library_name: diffusers", f"tags: [visalign, preference-alignment{', lora' if lora else ''}]", "---",
+        f"# {facts.get('name', 'A model aligned with visalign')}", "",
+        f"{'LoRA weights for' if lora else 'A full pipeline, made from'} `{folder.path.name}`.", "",
+        "| setting | value |", "|---|---|", rows, "",
+        "```python", f"from diffusers import {folder.kind}", load,
+        *(['pipe.load_lora_weights("HERE")'] if lora else []), "```", "",
+    ])  # fmt: skip
+
+
+def attach_lora(network: Any, path: Path) -> None:
+    """Load a published LoRA into a UNet for drawing; raises FileNotFoundError with the mend if there is none."""
+    from diffusers import StableDiffusionPipeline
+
+    file = path / LORA_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no LoRA at {path}: give a folder that holds {LORA_FILE}, or the file itself")
+    state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
+        file, return_lora_metadata=True, local_files_only=True
+    )
+    StableDiffusionPipeline.load_lora_into_unet(state, network_alphas=alphas, unet=network, metadata=metadata)
