@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	  "visalign needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make setup PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing visalign and its pinned dependencies into $(VENV) (several GB the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
 demo: $(READY)  ## the main job on the playground: votes, training, evaluation, report in runs/demo
