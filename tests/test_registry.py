@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -32,11 +31,11 @@ def test_every_recipe_names_a_registered_method() -> None:
 
 
 def test_a_misspelt_name_is_answered_with_the_right_one() -> None:
-    with pytest.raises(registry.UnknownName, match="did you mean 'diffusion_dpo'"):
+    with pytest.raises(registry.UnknownName, match=r"named 'difusion_dpo'; did you mean diffusion_dpo\?"):
         registry.load("method", "difusion_dpo")
-    with pytest.raises(registry.UnknownName, match="there are diffusion_dpo, sft"):
+    with pytest.raises(registry.UnknownName, match="Known: diffusion_dpo, sft"):
         registry.load("method", "zzz")
-    with pytest.raises(registry.UnknownName, match="did you mean 'method'"):
+    with pytest.raises(registry.UnknownName, match="did you mean method"):
         registry.names("methods")
 
 
@@ -49,25 +48,27 @@ def test_a_method_is_built_from_its_fields() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"name": "diffusion_dpo", "betta": 1}, "did you mean 'beta'"),
-        ({"name": "diffusion_dpo", "beta": "high"}, "beta must be float, got 'high'"),
-        ({"name": "diffusion_dpo", "beta": True}, "beta must be float, got True"),
+        ({"name": "diffusion_dpo", "betta": 1}, r"unknown setting method.betta; did you mean beta\?"),
+        ({"name": "diffusion_dpo", "beta": "high"}, r"method\.beta: expected a number, got 'high'"),
+        ({"name": "diffusion_dpo", "beta": True}, r"method\.beta: expected a number, got True"),
         ({"name": "diffusion_dpo", "beta": -1}, "beta must be positive"),
         ({"name": "diffusion_dpo", "preference": "dpoo"}, "unknown loss 'dpoo'; did you mean"),
-        ({"name": "sft", "beta": 1}, "takes no settings, got 'beta'"),
+        ({"name": "sft", "beta": 1}, r"unknown setting method\.beta"),
         ({"beta": 1}, "a method needs a name"),
     ],
 )
 def test_settings_are_strict_and_say_what_they_want(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(registry.BadSetting, match=says):
+    with pytest.raises(ValueError, match=says):
         registry.build("method", settings)
 
 
-@dataclass
 class Foreign:
-    """A method of another distribution."""
+    """A method of another distribution, and no dataclass."""
 
-    strength: int
+    def __init__(self, strength: int) -> None:
+        if strength < 0:
+            raise ValueError(f"strength must not be negative, got {strength}")
+        self.strength = strength
 
 
 @pytest.fixture
@@ -82,11 +83,13 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("announced")
 def test_another_distribution_can_add_a_name() -> None:
-    assert registry.build("method", {"name": "foreign", "strength": 3.0}) == Foreign(3)
-    with pytest.raises(registry.BadSetting, match=r"strength must be int, got 3\.5"):
-        registry.build("method", {"name": "foreign", "strength": 3.5})
-    with pytest.raises(registry.BadSetting, match="must be given strength"):
+    assert registry.build("method", {"name": "foreign", "strength": 3}).strength == 3
+    with pytest.raises(registry.BadSetting, match=r"unknown setting method\.strenth; did you mean strength"):
+        registry.build("method", {"name": "foreign", "strenth": 3})
+    with pytest.raises(registry.BadSetting, match="method needs strength"):
         registry.build("method", "foreign")
+    with pytest.raises(registry.BadSetting, match="must not be negative, got -1"):
+        registry.build("method", {"name": "foreign", "strength": -1})
 
 
 def test_a_taken_name_cannot_be_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
+
+from . import config
 
 
 class UnknownName(ValueError):
@@ -30,7 +31,6 @@ class Entry:
 
     target: str  # "module:object"
     about: str
-    origin: str = "visalign"  # the distribution that brought it
 
     def load(self) -> Any:
         """Import the object."""
@@ -58,7 +58,7 @@ def kinds() -> list[str]:
 def names(kind: str) -> dict[str, Entry]:
     """Every name of a kind with its entry, ours first, then those that other distributions brought."""
     if kind not in TABLE:
-        raise UnknownName(unknown("kind", kind, TABLE))
+        raise UnknownName(f"nothing here is a {kind!r}{config.suggestion(kind, TABLE)}")
     return {**TABLE[kind], **_brought(kind)}
 
 
@@ -67,11 +67,10 @@ def _brought(kind: str) -> dict[str, Entry]:
     """What installed distributions announce; a name that is taken is an error, whoever took it."""
     found: dict[str, Entry] = {}
     for point in entry_points(group=GROUPS[kind]):
-        if point.name in TABLE[kind] or point.name in found:
-            taken = found.get(point.name, TABLE[kind].get(point.name))
-            raise BadSetting(f"two {kind}s are named {point.name!r}: {point.value} and {taken.target if taken else ''}")
-        origin = point.dist.name if point.dist else "another distribution"
-        found[point.name] = Entry(point.value, f"from {origin}", origin)
+        taken = found.get(point.name) or TABLE[kind].get(point.name)
+        if taken:
+            raise BadSetting(f"two {kind}s are named {point.name!r}: {point.value} and {taken.target}")
+        found[point.name] = Entry(point.value, f"from {point.dist.name if point.dist else point.module}")
     return found
 
 
@@ -79,60 +78,30 @@ def load(kind: str, name: str) -> Any:
     """The object behind a name; `UnknownName` says what it may have meant."""
     known = names(kind)
     if name not in known:
-        raise UnknownName(unknown(kind, name, known))
+        raise UnknownName(f"no {kind} is named {name!r}{config.suggestion(str(name), known)}")
     return known[name].load()
 
 
 def build(kind: str, settings: Mapping[str, Any] | str) -> Any:
-    """Make a named thing from `{name: …, **fields}` or a bare name; its fields are its settings, strictly."""
-    fields = {"name": settings} if isinstance(settings, str) else dict(settings)
-    if "name" not in fields:
-        raise BadSetting(f"a {kind} needs a name, one of {', '.join(names(kind))}; got {dict(fields)}")
-    name = str(fields.pop("name"))
-    made = load(kind, name)
-    return fill(made, fields, f"{kind} {name}")
-
-
-def fill(made: Any, settings: Mapping[str, Any], title: str) -> Any:
-    """Call `made` with settings, checked against its signature: unknown, missing and mistyped ones are `BadSetting`."""
-    known = parameters(made)
-    for name in settings.keys() - known.keys():
-        raise BadSetting(f"{title}: {unknown('setting', name, known) if known else f'takes no settings, got {name!r}'}")
-    if missing := [name for name, each in known.items() if each.default is each.empty and name not in settings]:
-        raise BadSetting(f"{title} must be given {', '.join(missing)}")
-    values = {name: coerced(value, known[name].annotation, f"{title}.{name}") for name, value in settings.items()}
+    """Make a named thing from `{name: …, **settings}` or a bare name; what it refuses is a `BadSetting` in one line."""
+    given = {"name": settings} if isinstance(settings, str) else dict(settings)
+    if "name" not in given:
+        raise BadSetting(f"a {kind} needs a name, one of {', '.join(names(kind))}; got {given}")
+    made = load(kind, str(given.pop("name")))
     try:
-        return made(**values)
+        return config.fill(made, given, kind) if is_dataclass(made) else made(**_checked(made, given, kind))
+    except config.ConfigError:
+        raise
     except ValueError as error:
-        raise BadSetting(f"{title}: {error}") from error
+        raise BadSetting(f"{kind}: {error}") from error
 
 
-def parameters(made: Any) -> dict[str, inspect.Parameter]:
-    """The settings of a class or function, with their annotations as types where they can be read."""
-    signature = inspect.signature(made, eval_str=True)
-    return {
-        name: each
-        for name, each in signature.parameters.items()
-        if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-    }
-
-
-def coerced(value: Any, kind: Any, title: str) -> Any:
-    """A plain setting as its annotated type. YAML reads 1e-6 as a string, so numbers may come as text."""
-    if kind not in (int, float, bool, str) or type(value) is kind:
-        return value
-    if kind in (int, float) and not isinstance(value, bool):
-        try:
-            number = kind(value)
-            if kind is float or number == float(value):
-                return number
-        except (TypeError, ValueError):
-            pass
-    raise BadSetting(f"{title} must be {kind.__name__}, got {value!r}")
-
-
-def unknown(kind: str, name: str, known: Mapping[str, Any]) -> str:
-    """The one line that an unknown name earns."""
-    near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"no {kind} is named {name!r}; {hint}there are {', '.join(known)}"
+def _checked(made: Any, given: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The settings of something that is no dataclass, their names checked against its signature."""
+    known = inspect.signature(made).parameters
+    for name in given.keys() - known.keys():
+        raise BadSetting(f"unknown setting {kind}.{name}{config.suggestion(name, known)}")
+    missing = [name for name, each in known.items() if each.default is each.empty and name not in given]
+    if missing:
+        raise BadSetting(f"{kind} needs {', '.join(missing)}")
+    return given
