@@ -14,10 +14,10 @@ from visalign.losses import LossSpec, resolve
 class DiffusionDPO:
     """-log sigmoid(beta (r_win - r_lose)), where r is how much better than the reference we denoise (eq. 14).
 
-    r = -(policy error - reference error) / 2 with errors averaged over the latent, one time and one noise for the two of
-    a pair: the scale of the released code (SalesforceAIResearch/DiffusionDPO train.py:1142), on which the paper's
-    useful range is beta = 2000 … 5000. The diffusers SD1.5 script leaves the half out and calls the same loss beta =
-    2500. `preference` names any pairwise loss on log-ratios: "ipo", or {name: robust, epsilon: 0.1}.
+    r = -(policy error - reference error) / 2 with errors averaged over the latent, one time and one noise for the two
+    of a pair: the scale of the released code (SalesforceAIResearch/DiffusionDPO train.py:1142), on which the paper's
+    useful range is beta = 2000 … 5000. The diffusers SD1.5 script leaves the half out and calls this beta = 2500.
+    `preference` names any pairwise loss on log-ratios: "ipo", or {name: robust, epsilon: 0.1}.
     """
 
     beta: float = 5000.0

@@ -11,7 +11,7 @@ from visalign.diffusion import noise_singles, squared_error
 
 @dataclass
 class SFT:
-    """The denoising error of the winners alone (Ho et al., arXiv 2006.11239, eq. 14), each at its own time and noise."""
+    """The denoising error of the winners (Ho et al., arXiv 2006.11239, eq. 14), each at its own time and noise."""
 
     batch_type = Singles
     reference = Reference.NONE

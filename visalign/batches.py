@@ -80,5 +80,5 @@ def moved(value: T, device: torch.device | str) -> T:
         return value.to(device, non_blocking=True)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         changes: dict[str, Any] = {field.name: moved(getattr(value, field.name), device) for field in fields(value)}
-        return replace(value, **changes)  # type: ignore[return-value]
+        return replace(value, **changes)
     return value

@@ -70,7 +70,7 @@ def log_ratio(found: Errors) -> Tensor:
 
 
 def pair_metrics(found: Errors, margin: Tensor) -> dict[str, Tensor]:
-    """What a flat loss curve hides: errors of winner and loser apart, policy and reference, and the margin; (b,) each."""
+    """What a flat loss curve hides, (b,) each: errors of winner and loser, policy and reference, and the margin."""
     win, lose = found.policy.detach().chunk(2)
     win_reference, lose_reference = found.reference.chunk(2)
     return {
