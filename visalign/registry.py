@@ -89,7 +89,7 @@ def build(kind: str, settings: Mapping[str, Any] | str) -> Any:
         raise BadSetting(f"a {kind} needs a name, one of {', '.join(names(kind))}; got {given}")
     made = load(kind, str(given.pop("name")))
     try:
-        return config.fill(made, given, kind) if is_dataclass(made) else made(**_checked(made, given, kind))
+        return config.fill(made, given, kind) if _is_dataclass(made) else made(**_checked(made, given, kind))
     except config.ConfigError:
         raise
     except ValueError as error:
@@ -105,3 +105,7 @@ def _checked(made: Any, given: dict[str, Any], kind: str) -> dict[str, Any]:
     if missing:
         raise BadSetting(f"{kind} needs {', '.join(missing)}")
     return given
+
+
+def _is_dataclass(made: Any) -> bool:
+    return isinstance(made, type) and is_dataclass(made)
