@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import visalign.scorers
+import visalign.trainers
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("scorers", "trainers", "apps")
@@ -269,4 +273,10 @@ def test_a_face_loads_no_library(name: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "visalign" in loaded
-    assert not loaded & {"torch", "numpy", *HEAVY}
+    assert sorted(loaded & {"torch", "numpy", *HEAVY}) == []
+
+
+@pytest.mark.parametrize("side", [visalign.scorers, visalign.trainers])
+def test_a_face_has_what_it_offers(side: ModuleType) -> None:
+    assert side.__all__
+    assert [name for name in side.__all__ if not hasattr(side, name)] == []

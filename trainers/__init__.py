@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from .diffusion_dpo import DiffusionDPO
-from .sft import SFT
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .diffusion_dpo import DiffusionDPO
+    from .sft import SFT
 
 __all__ = ["SFT", "DiffusionDPO"]
+
+
+def __getattr__(name: str) -> Any:
+    """A class, imported when first asked for: imported here, `python -m visalign.trainers.sft` would load it twice."""
+    if name == "DiffusionDPO":
+        from .diffusion_dpo import DiffusionDPO
+
+        return DiffusionDPO
+    if name == "SFT":
+        from .sft import SFT
+
+        return SFT
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
