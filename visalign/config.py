@@ -1,0 +1,300 @@
+"""Settings of a run: YAML and dotted changes to frozen dataclasses, strictly.
+
+An unknown key, a value of the wrong type or one out of range is a `ConfigError` that names the dotted path, what was
+given and what was expected. YAML 1.1 reads `1e-6` as a string (it wants `1.0e-6`), so float fields take such strings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+RECIPES = "visalign.configs"
+EXPECTED = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; one line that says which, why and what would do."""
+
+
+def between(default: T, low: float, high: float = math.inf, *, open_low: bool = False) -> T:
+    """A number field with its range: low … high, `low` itself excluded if `open_low`."""
+    made: T = field(default=default, metadata={"range": (low, high, open_low)})
+    return made
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model is trained, and which of its weights."""
+
+    folder: str = "playground"  # a diffusers folder, a name the registry knows, or a hub id if downloads are allowed
+    train: Literal["lora", "full"] = "lora"
+    rank: int = between(16, 1)
+    alpha: float | None = between(None, 0.0, open_low=True)  # None: the rank, so that LoRA's factor is 1
+    attention: Literal["auto", "sdpa", "xformers", "flash"] = "auto"
+    strict_attention: bool = False  # True: an attention that cannot run is an error, not a fallback
+    checkpointing: bool = False  # of activations: less memory, a third more time, the same gradients
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen weights; what is trained is always fp32
+    allow_download: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which records are trained on, and how they become batches."""
+
+    path: str = ""
+    format: str | None = None  # None: told from the file
+    resolution: int = between(512, 8)  # pixels of a side
+    ties: Literal["skip", "half"] = "skip"  # half: a tie is a preference of probability 1/2
+    prompt_dropout: float = between(0.0, 0.0, 1.0)
+    max_bad: float = between(0.01, 0.0, 1.0)  # share of records that may be quarantined
+    cache: Path | None = None  # of latents and text states; None: beside the records
+    temperature: float = between(1.0, 0.0, open_low=True)  # from score differences to probabilities
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW and its learning rate, a pure function of the step."""
+
+    lr: float = between(1e-5, 0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = between(1e-8, 0.0, open_low=True)
+    weight_decay: float = between(0.01, 0.0)
+    warmup: int = between(0, 0)  # steps of linear rise
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float = between(1.0, 0.0)  # greatest gradient norm; 0: never clipped
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Pictures drawn while training, always from the same noise."""
+
+    prompts: tuple[str, ...] = ()
+    every: int = between(0, 0)  # optimizer steps; 0: never
+    steps: int = between(20, 1)  # of the sampler
+    guidance: float = between(5.0, 0.0)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When training stops early: the rule of `metrics.Collapse`."""
+
+    collapse: bool = True
+    window: int = between(20, 1)  # optimizer steps that are averaged
+    win_rise: float = between(0.2, 0.0)  # the winners' error above the reference's, as a share of it
+    lose_rise: float = between(0.5, 0.0)  # likewise the losers'
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    name: str = "run"
+    seed: int = 0
+    out: Path = Path("runs/run")
+    steps: int = between(1000, 1)  # optimizer steps
+    batch: int = between(8, 1)  # records an optimizer step, over all processes
+    micro_batch: int = between(1, 1)  # records a forward of one process
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    ema: float = between(0.0, 0.0, 1.0)  # decay of the average of the trained weights; 0: none
+    compile: bool = False
+    save_every: int = between(100, 0)  # optimizer steps; 0: only at the end
+    keep: int = between(2, 2)  # newest checkpoints that stay
+    log_every: int = between(1, 1)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # besides metrics.jsonl, which is always written
+    skip_nonfinite: int = between(0, 0)  # steps that may be left out because loss or gradient is not finite
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    validation: Validation = field(default_factory=Validation)
+    stop: Stop = field(default_factory=Stop)
+    method: Mapping[str, Any] = field(default_factory=lambda: {"name": "diffusion_dpo"})
+
+    def __post_init__(self) -> None:
+        """Ranges, of this and of every part, also where the run was made in code."""
+        _check_ranges(self, "")
+        if self.batch % self.micro_batch:
+            raise ConfigError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
+        if "name" not in self.method:
+            raise ConfigError(f"method needs a name, as in {{name: diffusion_dpo}}; got {dict(self.method)}")
+
+
+def load(source: str | Path | None, changes: Iterable[str] = ()) -> Run:
+    """The run of a YAML file or of a shipped recipe's name (None: the defaults), after "a.b=value" changes."""
+    values: dict[str, Any] = {} if source is None else _read(source)
+    for change in changes:
+        _apply(values, change)
+    if isinstance(values.get("method"), str):
+        values["method"] = {"name": values["method"]}
+    return fill(Run, values, "")
+
+
+def fill(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """A dataclass from a mapping: every key known, every value of the field's type. `where` is its dotted path."""
+    hints = get_type_hints(kind)
+    known = {each.name: each for each in fields(kind) if each.init}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting {_join(where, str(key))}{suggestion(str(key), known)}")
+    given = {key: _coerced(value, hints[key], _join(where, key)) for key, value in values.items()}
+    optional = {name for name, each in known.items() if (each.default, each.default_factory) != (MISSING, MISSING)}
+    missing = sorted(known.keys() - optional - given.keys())
+    if missing:
+        raise ConfigError(f"{where or kind.__name__} needs {', '.join(missing)}")
+    return kind(**given)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """'; did you mean x? Known: …' for a name that is not among the known ones."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f"; did you mean {close[0]}?" if close else ";") + f" Known: {', '.join(known)}"
+
+
+def plain(value: Any) -> Any:
+    """The same settings as dicts, lists, strings and numbers: what YAML and JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_yaml(run: Run) -> str:
+    """The filled run as YAML; `load` reads it back as an equal run."""
+    return str(yaml.safe_dump(plain(run), sort_keys=False, allow_unicode=True))
+
+
+def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted paths."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        path = _join(where, str(key))
+        found.update(flat(value, path) if isinstance(value, Mapping) else {path: value})
+    return found
+
+
+def _read(source: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(_text(source)) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from None
+    return values if isinstance(values, dict) else _refuse(values, "settings (key: value)", str(source))
+
+
+def _text(source: str | Path) -> str:
+    path = Path(source)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    shipped = {item.name.removesuffix(".yaml"): item for item in resources.files(RECIPES).iterdir()}
+    if str(source) in shipped and shipped[str(source)].is_file():
+        return shipped[str(source)].read_text(encoding="utf-8")
+    raise ConfigError(f"no such file or recipe: {source}{suggestion(str(source), recipes())}")
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that ship."""
+    names = [item.name for item in resources.files(RECIPES).iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Set one dotted path; a mapping on the way is made, anything else on the way is an error."""
+    path, equals, text = change.partition("=")
+    if not equals or not path.strip():
+        raise ConfigError(f"a change reads name=value, as in optimizer.lr=1e-5; got {change!r}")
+    *parents, last = path.strip().split(".")
+    for depth, parent in enumerate(parents):
+        inner = values.setdefault(parent, {})
+        if isinstance(inner, str) and depth == 0 and parent == "method":  # `method: sft` is short for {name: sft}
+            inner = values[parent] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{path}: {'.'.join(parents[: depth + 1])} is {inner!r} and has no parts")
+        values = inner
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{path}: {text!r} is not a YAML value") from None
+
+
+def _coerced(value: Any, kind: Any, where: str) -> Any:
+    """`value` as the type `kind`, or a ConfigError that names where, what was given and what was expected."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return _coerced_union(value, args, where)
+    if origin is Literal:
+        value = "no" if value is False and "no" in args else value  # YAML 1.1 reads a bare `no` as false
+        return value if value in args else _refuse(value, f"one of {', '.join(map(str, args))}", where)
+    if origin is tuple:
+        return _coerced_tuple(value, args, where)
+    if is_dataclass(kind) and isinstance(kind, type) and not isinstance(value, kind):
+        return fill(kind, value, where) if isinstance(value, Mapping) else _refuse(value, "settings", where)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict(value) if isinstance(value, Mapping) else _refuse(value, "settings (key: value)", where)
+    return _coerced_scalar(value, kind, where)
+
+
+def _coerced_scalar(value: Any, kind: Any, where: str) -> Any:
+    if kind is float and _reads_as_number(value):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind in EXPECTED and not (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):
+        _refuse(value, EXPECTED[kind], where)  # the second half: True is an int to Python, not to us
+    return value  # also of a type of its own, such as a method's loss: whoever owns it reads it
+
+
+def _reads_as_number(value: Any) -> bool:
+    return re.fullmatch(NUMBER, str(value)) is not None and isinstance(value, str | int | float)
+
+
+def _coerced_union(value: Any, kinds: Sequence[Any], where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    inner = [kind for kind in kinds if kind is not type(None)]
+    if len(inner) == 1:
+        return _coerced(value, inner[0], where)
+    return value if any(isinstance(value, get_origin(kind) or kind) for kind in inner) else _refuse(value, inner, where)
+
+
+def _coerced_tuple(value: Any, args: Sequence[Any], where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        _refuse(value, "a list, as in [a, b]", where)
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(kinds) != len(value):
+        _refuse(value, f"a list of {len(kinds)}", where)
+    return tuple(_coerced(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds, strict=True)))
+
+
+def _refuse(value: Any, expected: Any, where: str) -> NoReturn:
+    raise ConfigError(f"{where}: expected {expected}, got {value!r} ({type(value).__name__})")
+
+
+def _check_ranges(part: Any, where: str) -> None:
+    for each in fields(part):
+        value, path = getattr(part, each.name), _join(where, each.name)
+        if is_dataclass(value):
+            _check_ranges(value, path)
+        elif "range" in each.metadata and value is not None:
+            low, high, open_low = each.metadata["range"]
+            if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+                bound = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" * (high < math.inf))
+                raise ConfigError(f"{path} must be {bound}, got {value!r}")
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
