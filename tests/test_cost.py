@@ -1,0 +1,89 @@
+"""What a run will cost, told without loading a weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from visalign.contract import Reference
+from visalign.models import architectures, cost
+
+TINY = {
+    "sample_size": 16,
+    "block_out_channels": [32, 64],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "cross_attention_dim": 24,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+SHAPE = cost.Shape(TINY, size=16, tokens=7, rank=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "published"),
+    [
+        (architectures.SD15, 859_520_964),
+        (architectures.SD21, 865_910_724),
+        (architectures.SDXL, 2_567_463_684),
+    ],
+)
+def test_known_shapes_have_their_published_sizes(config: dict[str, object], published: int) -> None:
+    network = cost.skeleton(cost.Shape(config, size=8))
+    assert sum(each.numel() for each in network.parameters()) == published
+    assert {each.device.type for each in network.parameters()} == {"meta"}
+
+
+def test_flop_are_those_of_a_real_run() -> None:
+    torch.manual_seed(0)
+    network = UNet2DConditionModel.from_config(TINY)
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # the CPU's fused kernel is not counted
+        answer = network(torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 7, 24)).sample
+    told = cost.estimate(replace(SHAPE, train="full"))
+    assert told.forward_flop == counter.get_total_flops()
+    assert answer.shape == (1, 4, 16, 16)
+
+
+def test_a_pair_costs_what_its_passes_cost() -> None:
+    pair = cost.estimate(SHAPE)
+    alone = cost.estimate(replace(SHAPE, reference=Reference.NONE, items=1))
+    assert pair.record_flop == 2 * (alone.record_flop + pair.forward_flop)
+    assert pair.passes == "2 policy forward + 2 reference forward (adapters off) + 2 backward"
+    assert alone.passes == "1 policy forward + 1 backward"
+
+
+def test_lora_trains_little_and_needs_less_backward_than_full_weights() -> None:
+    lora, full = cost.estimate(SHAPE), cost.estimate(replace(SHAPE, train="full"))
+    assert lora.trained < 0.1 * full.trained == 0.1 * full.parameters
+    assert lora.record_flop < full.record_flop
+    assert (lora.reference, full.reference) == (0, 4 * full.parameters)
+    assert lora.memory(1) < full.memory(1) < full.memory(2)
+
+
+def test_checkpointing_trades_activations_for_a_forward() -> None:
+    plain, checked = cost.estimate(SHAPE), cost.estimate(replace(SHAPE, checkpointing=True))
+    assert checked.activations < plain.activations
+    extra = checked.record_flop - plain.record_flop
+    assert 0.5 * plain.forward_flop < extra <= 2 * plain.forward_flop
+
+
+def test_half_precision_keeps_half_the_activations() -> None:
+    wide, narrow = (
+        cost.estimate(replace(SHAPE, train="full")),
+        cost.estimate(replace(SHAPE, train="full", precision="bf16")),
+    )
+    assert 0.45 < narrow.activations / wide.activations < 0.75  # norms keep float32 statistics
+
+
+def test_sdxl_is_told_in_seconds_and_in_its_own_call_shape() -> None:
+    told = cost.estimate(cost.Shape(architectures.SDXL, size=32, dtype="bf16", precision="bf16", checkpointing=True))
+    assert told.parameters == 2_567_463_684
+    assert told.weights == 2 * told.parameters + 4 * told.trained

@@ -1,0 +1,58 @@
+"""The public shapes of well-known UNets, so that a run's cost can be told before a single weight is downloaded.
+
+Each mapping is what differs from diffusers' defaults in the published `unet/config.json` of the model; parameter counts
+are asserted in tests against the published sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SD15: Mapping[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SD21: Mapping[str, Any] = {
+    "sample_size": 96,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+SDXL: Mapping[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A published model: its UNet's config, and the facts beside it that decide cost."""
+
+    name: str
+    unet: Mapping[str, Any]
+    factor: int = 8  # pixels per latent along a side
+    tokens: int = 77
+    other_parameters: int = 0  # VAE and text encoders, which encode once and leave
+
+
+KNOWN: Mapping[str, Architecture] = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": Architecture("SD1.5", SD15, other_parameters=206_714_343),
+    "runwayml/stable-diffusion-v1-5": Architecture("SD1.5", SD15, other_parameters=206_714_343),
+    "CompVis/stable-diffusion-v1-4": Architecture("SD1.4", SD15, other_parameters=206_714_343),
+    "stabilityai/stable-diffusion-2-1": Architecture("SD2.1", SD21, other_parameters=424_041_703),
+    "stabilityai/stable-diffusion-xl-base-1.0": Architecture("SDXL", SDXL, other_parameters=901_374_183),
+}
