@@ -45,10 +45,10 @@ HEAVY = {
 
 # A part of the hub imports its own floor and those below. A part that is not listed is a door: nothing imports it.
 FLOORS = {
-    1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "config"),
+    1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "config", "schedule"),
     2: ("contract",),
     3: ("diffusion", "text", "sampling", "models", "data", "evaluation", "playground"),
-    4: ("engine", "checkpoint", "distributed", "metrics"),
+    4: ("engine", "learner", "checkpoint", "distributed", "metrics"),
     5: ("registry",),
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}
