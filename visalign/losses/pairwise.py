@@ -27,7 +27,7 @@ def dpo(win: Tensor, lose: Tensor, *, beta: Number, margin: Number = 0.0) -> Ten
 
 @loss(
     "h",
-    paper="2309.06657 eq. 5",
+    paper="2309.06657",
     formula="max(0, 1 - z)",
     when="Pairs already told apart should pull no more.",
     beta=0.05,
@@ -83,7 +83,7 @@ def discopop(win: Tensor, lose: Tensor, *, beta: Number, temperature: float = 0.
 
 @loss(
     "h",
-    paper="2506.02698 eq. 12",
+    paper="2506.02698",
     formula="-log s(c (2P - 1) z)",
     when="Pairs with a probability P from a reward model; equal scores pull nothing.",
 )
@@ -94,7 +94,7 @@ def smpo(win: Tensor, lose: Tensor, confidence: Number, *, beta: Number, sharpne
 
 @loss(
     "h",
-    paper="2406.11704 eq. 2",
+    paper="2406.11704",
     formula="KL(s(g) || s(z)), g = scale (r_w - r_l)",
     when="Pairs with reward-model scores: match the size of the gap, not only its sign.",
 )
@@ -107,7 +107,7 @@ def rpo_backward(
 
 @loss(
     "h",
-    paper="2406.11704 eq. 2",
+    paper="2406.11704",
     formula="KL(s(z) || s(g)), g = scale (r_w - r_l)",
     when="As rpo_backward, mode-seeking.",
 )
@@ -120,7 +120,7 @@ def rpo_forward(
 
 @loss(
     "h",
-    paper="2406.11704 eq. 2",
+    paper="2406.11704",
     formula="(z - g)^2, g = scale (r_w - r_l)",
     when="As rpo_backward, by least squares.",
 )
@@ -138,7 +138,7 @@ def _bernoulli_kl(of: Tensor, to: Tensor) -> Tensor:
 
 @loss(
     "h",
-    paper="2310.03708 eq. 9",
+    paper="2310.03708",
     formula="-log s((z - v.(m_w - m_l)) / w0), v = w[1:]",
     when="Several objectives: margin rewards m of the others, weights w summing to one.",
 )
@@ -153,7 +153,7 @@ def modpo(
 
 @loss(
     "h",
-    paper="2407.00617 eq. 4",
+    paper="2407.00617",
     formula="(h - (1 - ratio) h_t - 1 / (2 beta))^2",
     when="Self-play against the previous policy pi_t; beta is the paper's eta, ratio its tau / eta.",
     homogeneous=True,

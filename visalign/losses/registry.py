@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
+Loss = str | Callable[..., Tensor]
 Fields = Mapping[str, Any]
 Scale = Literal["surrogate", "nats"]
 Reduce = Literal["sum", "mean"]
@@ -133,13 +134,14 @@ def loss(kind: str, *more: str, paper: str, formula: str, when: str, **traits: A
     return note
 
 
-def recipe(name: str, of: str, **changes: Any) -> None:
-    """Register a name for an existing loss with other arguments; `sets`, `reads` and `kinds` as in Entry."""
-    base = _TABLE[of]
-    assert isinstance(base, Entry), f"a recipe is made from a function; {of} is a blend"
+def recipe(name: str, of: Loss, **changes: Any) -> None:
+    """Register a name for a registered loss with other arguments; `sets`, `reads`, `kinds` and so on as in Entry."""
+    base = _TABLE[of if isinstance(of, str) else of.__name__]
+    if not isinstance(base, Entry):
+        raise TypeError(f"a recipe is made from a function; {base.name} is a blend")
     changes["sets"] = {**base.sets, **changes.get("sets", {})}
     changes["reads"] = {**base.reads, **changes.get("reads", {})}
-    _add(replace(base, name=name, of=of, **changes))
+    _add(replace(base, name=name, of=base.name, **changes))
 
 
 def blend(name: str, parts: Iterable[tuple[str, float]], *, paper: str, when: str) -> None:
