@@ -74,3 +74,25 @@ class View(Protocol):
 
     def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Any:
         """The batch of these records at these visits, on the CPU; a pure function of its arguments."""
+
+
+class Encoders(Protocol):
+    """Pictures and prompts to what a denoiser sees. Never trained."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every weight and setting that changes what they return: caches are kept under it."""
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along a side."""
+
+    @property
+    def wants_time_ids(self) -> bool:
+        """Whether the denoiser is told original size and crop, as SDXL's is."""
+
+    def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the posterior, scaled as the denoiser sees it, of pixels (n, 3, h, w) in [-1, 1]."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (n, tokens, width) and pooled text (n, width), where there is one."""

@@ -1,0 +1,120 @@
+"""From an item's reference to the pixels that a model is shown: fetch, one resize and crop, flip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..images import ImageError
+
+MAX_BYTES = 256 * 2**20  # of one file, before it is read
+BLOW_UP = 4  # how many times a picture may be enlarged
+
+
+def fetch(reference: str, root: Path) -> bytes:
+    """The bytes behind an item: a path relative to `root`, an absolute path, or FILE.parquet#ROW#COLUMN.
+
+    A relative reference may not lead out of `root`, be it by dots or by a link. Raises ImageError.
+    """
+    name, *cell = reference.split("#") if ".parquet#" in reference else [reference]
+    path = located(name, root)
+    if cell:
+        return _cell(path, reference, cell)
+    if path.stat().st_size > MAX_BYTES:
+        raise ImageError(f"too large: {path} has {path.stat().st_size} bytes, at most {MAX_BYTES}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {path} ({error.strerror})") from error
+
+
+def located(name: str, root: Path) -> Path:
+    """The file of a reference; raises ImageError if it is none, or lies outside `root` without being absolute."""
+    path = Path(name) if Path(name).is_absolute() else root / name
+    try:
+        outside = not Path(name).is_absolute() and not path.resolve().is_relative_to(root.resolve())
+        if outside:
+            raise ImageError(f"{name} leads out of {root}; give an absolute path if that is meant")
+        if not path.is_file():
+            raise ImageError(f"no such file: {path}")
+    except (OSError, ValueError) as error:  # a name too long, or with a null in it; ImageError passes as itself
+        raise error if isinstance(error, ImageError) else ImageError(f"no usable path: {name[:80]!r}") from error
+    return path
+
+
+def _cell(path: Path, reference: str, cell: list[str]) -> bytes:
+    """The bytes in one row and column of a parquet file; {"bytes": …} structs, as `datasets` writes, are opened."""
+    if len(cell) != 2 or not cell[0].isdecimal():
+        raise ImageError(f"{reference} should read FILE.parquet#ROW#COLUMN")
+    try:
+        value = _at(path, int(cell[0]), cell[1])
+    except (OSError, ValueError) as error:  # pyarrow's errors are these or their children
+        raise ImageError(f"cannot be read: {reference} ({error})") from error
+    value = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(value, bytes):
+        raise ImageError(f"{reference} holds no bytes but {type(value).__name__}")
+    return value
+
+
+def _at(path: Path, row: int, column: str) -> Any:
+    for group, (start, count) in enumerate(_groups(path)):
+        if start <= row < start + count:
+            return _column(path, group, column)[row - start].as_py()
+    raise ImageError(f"{path} has no row {row}")
+
+
+@lru_cache(maxsize=64)
+def _groups(path: Path) -> tuple[tuple[int, int], ...]:
+    """(first row, number of rows) of each row group."""
+    from pyarrow import parquet
+
+    about = parquet.ParquetFile(path).metadata
+    counts = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+    return tuple(zip(np.cumsum([0, *counts[:-1]]).tolist(), counts, strict=True))
+
+
+@lru_cache(maxsize=2)  # the two pictures of a pair; rows are read in order
+def _column(path: Path, group: int, column: str) -> Any:
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path)
+    if column not in file.schema_arrow.names:
+        raise ImageError(f"{path} has no column {column!r} but {', '.join(file.schema_arrow.names)}")
+    return file.read_row_group(group, columns=[column]).column(column)
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A picture as the encoder takes it, and where it was cut out."""
+
+    pixels: Tensor  # (3, resolution, resolution) float32 in [-1, 1]
+    original: tuple[int, int]  # height, width of the picture as given
+    corner: tuple[int, int]  # top, left of the crop, in pixels of the resized picture
+
+
+def framed(image: Image.Image, resolution: int, *, flip: bool = False) -> Framed:
+    """The shortest side brought to `resolution` (Lanczos, antialiased), the centre cut out, then mirrored or not.
+
+    Resizing and cutting is one call, so a ribbon of a picture never becomes a giant one. Raises ImageError for a
+    picture that would be enlarged more than BLOW_UP times.
+    """
+    width, height = image.size
+    shortest = min(width, height)
+    if shortest * BLOW_UP < resolution:
+        raise ImageError(f"too small: {width} x {height} for a resolution of {resolution}")
+    wide, high = (max(resolution, round(side * resolution / shortest)) for side in (width, height))
+    left, top = (wide - resolution) // 2, (high - resolution) // 2
+    across, down = width / wide, height / high
+    box = (left * across, top * down, (left + resolution) * across, (top + resolution) * down)
+    cut = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    cut = ImageOps.mirror(cut) if flip else cut
+    left = wide - resolution - left if flip else left
+    pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1).float().div(127.5).sub(1.0)
+    return Framed(pixels.contiguous(), (height, width), (top, left))
