@@ -192,7 +192,7 @@ def _read(source: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(_text(source)) or {}
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from None
+        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     return values if isinstance(values, dict) else _refuse(values, "settings (key: value)", str(source))
 
 

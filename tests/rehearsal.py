@@ -1,0 +1,214 @@
+"""Small runs of the real engine on real UNets, in this process or in others that can be killed.
+
+`python tests/rehearsal.py` is a nursery: it imports once, then forks a process group for every job that it reads from
+stdin. A job is a JSON line; the answer is the group's id on one line and its exit status on another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+
+from visalign import engine
+from visalign.batches import Condition, Pairs
+from visalign.config import Run, load
+from visalign.draws import Draws
+from visalign.models.unet import UNetDenoiser
+from visalign.models.weights import Full, Lora
+from visalign.process import Ddpm
+from visalign.trainers import DiffusionDPO
+
+WIDTH = 16  # of the text states
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Pairs of 4 x 8 x 8 latents drawn from their keys; `weights` gives some of them another weight than 1."""
+
+    count: int = 13
+    weights: tuple[float, ...] = ()
+    broken: tuple[int, ...] = ()  # records whose winner holds a NaN
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return self.count
+
+    def key(self, index: int) -> str:
+        return f"record-{index}"
+
+    def weight(self, index: int) -> float:
+        return self.weights[index] if self.weights else 1.0
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Pairs:
+        fixed = Draws(7, tuple(self.key(index) for index in indices), (0,) * len(indices))
+        like = torch.zeros((), dtype=self.dtype)
+        win, lose = (fixed.normal(side, (4, 8, 8), like) for side in ("win", "lose"))
+        for row, index in enumerate(indices):
+            if index in self.broken:
+                win[row, 0, 0, 0] = torch.nan
+        text = fixed.normal("text", (3, WIDTH), like).repeat(2, 1, 1)
+        weight = torch.tensor([self.weight(index) for index in indices])
+        draw = Draws(seed, fixed.keys, tuple(visits))
+        return Pairs(win, lose, Condition(text), draw, torch.ones(len(indices)), weight)
+
+
+def denoiser(train: str = "lora", dropout: float = 0.0) -> UNetDenoiser:
+    """A small random UNet of diffusers; the same weights whenever it is made."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = tiny.unet(WIDTH, block_out_channels=(8, 16))
+    weights = Lora(network, rank=2, dropout=dropout) if train == "lora" else Full(network, reference=True)
+    return UNetDenoiser(weights, Ddpm.from_config(dict(tiny.scheduler("epsilon").config)))
+
+
+def settings(out: Path, *changes: str) -> Run:
+    """A short run: 12 steps of 4 records in micro-batches of 2, 13 records an epoch."""
+    given = [f"out={out}", "steps=12", "batch=4", "micro_batch=2", "save_every=3", "optimizer.lr=1e-3"]
+    return load(None, [*given, "method.name=diffusion_dpo", *changes])
+
+
+def rehearse(run: Run, train: str = "lora", dropout: float = 0.0, **changed: Any) -> engine.Summary:
+    """A run from a fresh model."""
+    model = changed.pop("model", None) or denoiser(train, dropout)
+    view, method = changed.pop("view", None) or Shapes(), changed.pop("method", None) or DiffusionDPO(beta=200.0)
+    return engine.train(run, method, model, view, **changed)
+
+
+def losses(out: Path) -> dict[int, str]:
+    """Every logged step's loss, to the last bit."""
+    rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return {row["step"]: row["loss_hex"] for row in rows}
+
+
+def digest(path: Path) -> dict[str, str]:
+    """sha256 of every tensor file of a checkpoint."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.glob("*.safetensors"))}
+
+
+# A process group for every job -------------------------------------------------------------------------------------
+
+
+class Nursery:
+    """Starts jobs in process groups of their own, from a process that has imported everything once."""
+
+    def __init__(self, log: Path) -> None:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        self.log = log.open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            text=True, env=environment, cwd=ROOT,
+        )  # fmt: skip
+        assert self._answer() == "ready"
+
+    def start(self, out: Path, changes: Sequence[str] = (), ranks: int = 1, **job: Any) -> int:
+        """The process group of a new job."""
+        assert self.process.stdin is not None
+        print(
+            json.dumps({"out": str(out), "changes": changes, "ranks": ranks, **job}),
+            file=self.process.stdin,
+            flush=True,
+        )
+        return int(self._answer())
+
+    def wait(self) -> int:
+        """The exit status of the job; negative: the signal that ended it."""
+        return int(self._answer())
+
+    def close(self) -> None:
+        """End the nursery; its jobs have ended."""
+        self.process.communicate()
+        self.log.close()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        assert line, f"the nursery died:\n{Path(self.log.name).read_text()}"
+        return line
+
+
+def serve() -> None:
+    """Fork a group for every job on stdin."""
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os._exit(group(json.loads(line)))
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def group(job: dict[str, Any]) -> int:
+    """Every rank of a job, in this process group; 0 if all went well."""
+    if job["ranks"] == 1:
+        return perform(job)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(job["ranks"]):
+        child = os.fork()
+        if child == 0:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["ranks"], "MASTER_PORT": port}
+            os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            os._exit(perform(job, rank))
+        children.append(child)
+    return max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children)
+
+
+def perform(job: dict[str, Any], rank: int = 0) -> int:
+    """One rank of a job. `slow` stretches every fsync, so that a kill finds the saving under way."""
+    try:
+        return _perform(job, rank)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def _perform(job: dict[str, Any], rank: int) -> int:
+    out = Path(job["out"])
+    slow_down_saving(job.get("slow", 0.0))
+    model = denoiser(job.get("train", "lora"), job.get("dropout", 0.0))
+    view = Shapes(broken=tuple(job.get("broken", ())))
+
+    def told(moment: engine.Moment) -> None:
+        if [rank, moment.step] == job.get("terminate"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    summary = rehearse(settings(out, *job["changes"]), model=model, view=view, on_step=told)
+    weights = b"".join(each.detach().numpy().tobytes() for each in model.trainable().values())
+    ended = {"weights": hashlib.sha256(weights).hexdigest(), "stopped": summary.stopped, "steps": summary.steps}
+    (out / f"rank-{rank}.json").write_text(json.dumps({**ended, "notes": summary.notes, "resumed": summary.resumed}))
+    return 0
+
+
+def slow_down_saving(seconds: float) -> None:
+    """Every fsync of this process takes that much longer."""
+    fsync = os.fsync
+
+    def slower(fd: Any) -> None:
+        time.sleep(seconds)
+        fsync(fd)
+
+    os.fsync = slower
+
+
+if __name__ == "__main__":
+    serve()
