@@ -79,4 +79,4 @@ def aot(
 def beta_dpo(win: Tensor, lose: Tensor, usual: Number, *, beta: float, strength: float = 0.6) -> Tensor:
     """DPO with the batch's own beta; `usual` is the moving average of the mean gap."""
     gap = difference(win, lose)
-    return dpo(win, lose, beta=dynamic_beta(gap.mean(), gap.new_tensor(usual), beta=beta, strength=strength))
+    return dpo(win, lose, beta=dynamic_beta(gap.mean(), usual, beta=beta, strength=strength))

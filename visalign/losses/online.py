@@ -25,7 +25,7 @@ def xpo(win: Tensor, lose: Tensor, logp_of_reference: Tensor, *, beta: Number, a
     "online",
     paper="2312.00886",
     formula="beta sum_t sg(r_t) log p_t - (P - 1/2) log pi(y)",
-    when="Nash learning: y from the policy, its rival from the mixture, P from a judge. Only the gradient means anything.",
+    when="Nash learning: y from the policy, its rival from the mixture, P from a judge. Only the gradient counts.",
 )
 def nash_md(token_logp: Tensor, token_ratio: Tensor, preference: Tensor, *, beta: Number) -> Tensor:
     """Nash-MD policy gradient; `token_*` are (b, T), zero beyond the answer, `preference` is P(y beats its rival)."""
@@ -37,7 +37,7 @@ def nash_md(token_logp: Tensor, token_ratio: Tensor, preference: Tensor, *, beta
     "online",
     paper="2310.00212",
     formula="-1/2 min(A h, A clip(h, h_old - clip, h_old + clip)), A = sg[(r_w - r_l) - z]",
-    when="Two fresh answers with rewards. Only the gradient means anything.",
+    when="Two fresh answers with rewards. Only the gradient counts.",
 )
 def p3o(
     win: Tensor,
