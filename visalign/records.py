@@ -149,20 +149,33 @@ def _check(record: Preference) -> None:
             raise DataError(f"{count} items need {count} {name} or none, got {len(getattr(record, name))}")
     if any(not 0 <= seed < 2**63 for seed in record.seeds):
         raise DataError(f"seeds must lie in 0 … 2^63 - 1, got {record.seeds}")
-    if record.shown_first is not None and record.shown_first not in range(count):
-        raise DataError(f"shown_first is an index below {count}, got {record.shown_first!r}")
+    shown = record.shown_first
+    if shown is not None and not (type(shown) is int and 0 <= shown < count):
+        raise DataError(f"shown_first is an index below {count}, got {shown!r}")
     _check_scores(record)
     _check_verdict(record)
 
 
 def _check_texts(record: Preference) -> None:
-    for name in ("prompt", "aspect", "judge", "key"):
-        if not isinstance(getattr(record, name), str):
-            raise DataError(f"{name} must be a text, got {getattr(record, name)!r}")
+    for name in ("prompt", "aspect", "judge", "key", "scale"):
+        _check_text(name, getattr(record, name))
+    for name in ("items", "media", "models", "captions"):
+        for each in getattr(record, name):
+            _check_text(name, each)
     if not record.items or not all(record.items):
         raise DataError(f"a record needs at least one item, and no empty one; got {record.items}")
     if record.user is not None and not (isinstance(record.user, str) and record.user):
         raise DataError(f"user must be a name or null, got {record.user!r}")
+
+
+def _check_text(name: str, value: Any) -> None:
+    """A text that every file format can hold: half of a surrogate pair is none."""
+    if not isinstance(value, str):
+        raise DataError(f"{name} must be a text, got {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{name} is not valid Unicode: {value!r}") from None
 
 
 def _check_scores(record: Preference) -> None:

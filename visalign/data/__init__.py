@@ -1,3 +1,3 @@
-"""Preference records on disk: stores, sources, views onto batches, and cached encodings."""
+"""Preference records on disk and as batches: `sources` and `store` read, `encode` caches, `views` make batches."""
 
 from __future__ import annotations

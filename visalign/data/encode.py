@@ -63,8 +63,8 @@ class Encoded:
         return row["text"], row.get("pooled")
 
     def usable(self, records: Iterable[Preference]) -> Iterator[Preference]:
-        """The records that were not set aside, each key once."""
-        bad = {each.key for each in self.quarantine}
+        """The records that were not set aside, each key once: of a repeated key the first stays."""
+        bad = {each.key for each in self.quarantine if each.path}
         seen: set[str] = set()
         for record in records:
             twice = record.key in seen
@@ -200,7 +200,7 @@ def _all_texts(
 
 
 def _hash(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def _silent(stage: str, done: int, total: int) -> None:

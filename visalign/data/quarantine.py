@@ -20,7 +20,7 @@ class Bad:
 
     key: str
     reason: str
-    path: str  # the item that was at fault; "" where it is the record itself
+    path: str  # the item that was at fault; "" for the repetition of a key, of which the first stays
 
 
 def limit(count: int, share: float) -> int:

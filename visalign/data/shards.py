@@ -6,9 +6,11 @@ tell that it is whole, and two writers can never hurt one another: the worst is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from torch import Tensor
 SHARD_BYTES = 256 * 2**20  # a shard is closed when it holds this much,
 SHARD_ROWS = 2048  # or this many rows: what an interruption may cost
 OPEN_FILES = 64
+ABANDONED = 24 * 3600  # seconds
 Row = Mapping[str, Tensor]
 
 
@@ -39,8 +42,10 @@ class Shards:
         self._where: dict[str, tuple[Path, int]] = {}
         self._pending: dict[str, Row] = {}
         self._opened: OrderedDict[Path, Any] = OrderedDict()
+        _sweep(folder)
         for path in sorted(folder.glob("*.safetensors")):
-            self._admit(path)
+            with contextlib.suppress(FileNotFoundError):  # another process set it aside first
+                self._admit(path)
 
     def __contains__(self, key: str) -> bool:
         return key in self._where or key in self._pending
@@ -101,6 +106,14 @@ class Shards:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(path)
         return self._opened[path]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left, once nobody can still be writing it."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..batches import Condition, Pairs, Singles
-from ..contract import View
 from ..draws import Draws
 from ..records import DataError, Preference
 from ..scoring import bradley_terry
@@ -45,6 +44,8 @@ def paired(record: Preference, temperature: float = 0.0) -> Pair | str:
         return "both bad"
     values = record.utilities
     seen = np.flatnonzero(~np.isnan(values))
+    if record.scale == "votes" and not values[seen].any():  # nobody voted, which is not a tie
+        seen = seen[:0]
     if len(seen) < 2:
         said = {"first": (0, 1, 1.0), "second": (1, 0, 1.0), "tie": (0, 1, 0.5)}.get(record.verdict or "")
         return Pair(record, *said) if said else "not judged"
@@ -162,18 +163,29 @@ class SinglesView:
         return Singles(taken.x, taken.condition, draw, weight=torch.ones(len(chosen)), label=label)
 
 
-VIEWS: dict[type, Any] = {Pairs: PairsView, Singles: SinglesView}
+def view(
+    batch_type: type,
+    records: Iterable[Preference],
+    encoded: Encoded,
+    *,
+    ties: Ties = "skip",
+    prompt_dropout: float = 0.0,
+    temperature: float = 0.0,
+) -> PairsView | SinglesView:
+    """The view that makes batches of this type, with the settings that concern it.
 
-
-def view(batch_type: type, records: Iterable[Preference], encoded: Encoded, **settings: Any) -> View:
-    """The view that makes batches of this type; raises DataError if nothing is left to train on."""
-    if batch_type not in VIEWS:
-        known = ", ".join(each.__name__ for each in VIEWS)
-        raise DataError(f"no view makes {batch_type.__name__}; there are views for {known}")
-    made = VIEWS[batch_type](records, encoded, **settings)
+    Raises DataError for a type that no view makes, or if nothing is left to train on.
+    """
+    made: PairsView | SinglesView
+    if batch_type is Pairs:
+        made = PairsView(records, encoded, ties=ties, prompt_dropout=prompt_dropout, temperature=temperature)
+    elif batch_type is Singles:
+        made = SinglesView(records, encoded, prompt_dropout=prompt_dropout)
+    else:
+        raise DataError(f"no view makes {batch_type.__name__}; there are views for Pairs, Singles")
     if not len(made):
         raise DataError(f"no record is left to train on; left out were {dict(made.left_out)}")
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _sorted_out(

@@ -1,0 +1,133 @@
+"""Readers of preference data by name: what people have, as records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..records import DataError, Preference
+from . import store
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PICKAPIC = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")  # needed; the rest of its columns may be absent
+PICKAPIC_MORE = ("model_0", "model_1", "user_id", "has_label")
+
+
+def open_source(path: str | Path, format: str | None = None) -> list[Preference]:
+    """The records at a path; `format` is one of FORMATS, None to tell it from what is there.
+
+    Items are relative to `root(path)`. Raises DataError.
+    """
+    path = Path(path)
+    name = format or told(path)
+    if name not in FORMATS:
+        raise DataError(f"data format {name!r} is not one of {', '.join(FORMATS)}")
+    records = FORMATS[name](path)
+    if not records:
+        raise DataError(f"{path} holds no records")
+    return records
+
+
+def root(path: str | Path) -> Path:
+    """The folder that the items of a source are relative to: the source itself, or the folder of its file."""
+    path = Path(path)
+    return path if path.is_dir() else path.parent
+
+
+def told(path: Path) -> str:
+    """The format of what is at a path."""
+    if (path / "win").is_dir() and (path / "lose").is_dir():
+        return "pairs_folder"
+    first = store.files(path)[0]
+    if first.suffix == ".jsonl":
+        return "jsonl"
+    if first.suffix != ".parquet":
+        raise DataError(f"cannot tell the format of {path}: name it, one of {', '.join(FORMATS)}")
+    return "pickapic" if "jpg_0" in store.opened(first).schema_arrow.names else "parquet"
+
+
+def pairs_folder(path: Path) -> list[Preference]:
+    """win/NAME.png and lose/NAME.png, the prompt in win/NAME.txt; lose/NAME.txt may give the loser its own caption."""
+    winners, losers = _pictures(path / "win"), _pictures(path / "lose")
+    if lonely := sorted(winners.keys() ^ losers.keys()):
+        raise DataError(f"{len(lonely)} pictures in {path} have no partner of that name: {', '.join(lonely[:5])}")
+    return [_folder_pair(path, name, winners[name], losers[name]) for name in sorted(winners)]
+
+
+def _folder_pair(path: Path, name: str, winner: Path, loser: Path) -> Preference:
+    prompt = _text(winner.with_suffix(".txt"))
+    if prompt is None:
+        raise DataError(f"{winner} has no prompt: write it to {winner.with_suffix('.txt')}")
+    other = _text(loser.with_suffix(".txt"))
+    return Preference(
+        prompt=prompt,
+        items=(winner.relative_to(path).as_posix(), loser.relative_to(path).as_posix()),
+        verdict="first",
+        judge="folder",
+        captions=() if other in (None, prompt) else (prompt, str(other)),
+        key=name,
+    )
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without ending."""
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}; pairs lie in win/ and lose/")
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in PICTURES and file.stem in found:
+            raise DataError(f"{found[file.stem]} and {file} have one name: which is meant?")
+        if file.suffix.lower() in PICTURES:
+            found[file.stem] = file
+    return found
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text") from None
+
+
+def pickapic(path: Path) -> list[Preference]:
+    """Pick-a-Pic v1 and v2 parquet files (arXiv 2305.01569) as they are published; pictures stay where they are.
+
+    label_0 and label_1 are P(jpg_0 is better) and P(jpg_1 is better): 1 and 0, or 1/2 each for a tie. Rows without a
+    label become records that nobody judged.
+    """
+    return [record for file in store.files(path) for record in _pickapic_file(file, root(path))]
+
+
+def _pickapic_file(path: Path, folder: Path) -> Iterator[Preference]:
+    file = store.opened(path)
+    names = file.schema_arrow.names
+    if missing := [name for name in PICKAPIC if name not in names]:
+        raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(names)}: is it Pick-a-Pic?")
+    columns = [name for name in (*PICKAPIC, *PICKAPIC_MORE) if name in names and not name.startswith("jpg_")]
+    place = path.relative_to(folder).as_posix()
+    for number, row in enumerate(store.rows(file, columns)):
+        yield store.record_of(_pickapic_row(row, f"{place}#{number}"), f"{path} row {number}")
+
+
+def _pickapic_row(row: dict[str, Any], place: str) -> dict[str, Any]:
+    labelled = row.get("has_label") is not False
+    models = [row.get("model_0"), row.get("model_1")]
+    return {
+        "prompt": row["caption"] or "",
+        "items": [f"{place}#jpg_0", f"{place}#jpg_1"],
+        "scores": [row["label_0"] if labelled else math.nan, row["label_1"] if labelled else math.nan],
+        "scale": "probability",
+        "judge": "pickapic",
+        "user": None if row.get("user_id") is None else str(row["user_id"]),
+        "models": models if all(models) else [],
+    }
+
+
+FORMATS: dict[str, Callable[[Path], list[Preference]]] = {
+    "parquet": store.read,
+    "jsonl": store.read,
+    "pairs_folder": pairs_folder,
+    "pickapic": pickapic,
+}
