@@ -70,12 +70,14 @@ class Preference:
         return replace(self, scores=table, scale=scale, judge=judge, verdict=None, key="")
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads back as an equal record; NaN becomes null, empty fields are left out."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        values["scores"] = [[None if np.isnan(x) else float(x) for x in row] for row in self.scores]
-        lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
-        given = {name: value for name, value in {**values, **lists}.items() if value not in (None, "", [])}
-        return {"prompt": self.prompt} | given
+        """What `from_json` reads back as an equal record; NaN becomes null, what is as by default is left out."""
+        table = [[None if np.isnan(x) else float(x) for x in row] for row in self.scores]
+        found: dict[str, Any] = {"key": self.key, "prompt": self.prompt, "items": list(self.items), "scores": table}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name not in found and (each.name == "scale" or value != each.default):
+                found[each.name] = list(value) if isinstance(value, tuple) else value
+        return found
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preference:

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
     metadata={b"visalign.records": VERSION},
 )
 NEEDED = ("prompt", "items")
+DEFAULTS: dict[str, Any] = {"judge": "", "aspect": "overall", "media": [], "seeds": [], "models": [], "captions": []}
 
 
 def write(records: Sequence[Preference], path: Path | str, *, shard: int = 100_000) -> None:
@@ -81,8 +82,7 @@ def _write_folder(records: Sequence[Preference], path: Path, shard: int) -> None
 
 def _parquet(records: Sequence[Preference]) -> bytes:
     """The bytes of a parquet file that holds these records."""
-    empty: dict[str, Any] = {"judge": "", "media": [], "seeds": [], "models": [], "captions": []}
-    table = pa.Table.from_pylist([empty | record.to_json() for record in records], schema=SCHEMA)
+    table = pa.Table.from_pylist([DEFAULTS | record.to_json() for record in records], schema=SCHEMA)
     buffer = BytesIO()
     parquet.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()

@@ -1,0 +1,179 @@
+"""One picture is the same pixels everywhere; what is no proper picture is refused with a reason."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visalign.images import ImageError, load
+
+
+def picture(width: int = 12, height: int = 8) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def bomb(side: int = 30_000) -> bytes:
+    """A valid one-bit PNG of side x side pixels in about a hundred kilobytes."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (side + 7) // 8)
+    data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def animated(format: str) -> bytes:
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "green")]
+    return encoded(frames[0], format, save_all=True, append_images=frames[1:], duration=100)
+
+
+REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
+    "0 bytes": (lambda: b"", r"empty file \(0 bytes\)"),
+    "text": (lambda: b"<html>404 not found</html>", "not a PNG, JPEG, WEBP file: it begins with b'<html>40'"),
+    "only a signature": (lambda: b"\x89PNG\r\n\x1a\n", "damaged header"),
+    "truncated JPEG": (lambda: encoded(picture(200, 200), "JPEG")[:-4000], "damaged or truncated"),
+    "truncated PNG": (lambda: encoded(picture(200, 200), "PNG")[:-4000], "damaged or truncated"),
+    "truncated WebP": (lambda: encoded(picture(200, 200), "WEBP")[:-4000], "damaged"),
+    "a PNG with a flipped bit": (lambda: flipped(encoded(picture(64, 64), "PNG"), 2000), "damaged or truncated"),
+    "animated GIF": (lambda: animated("GIF"), "not a PNG, JPEG, WEBP file"),
+    "animated WebP": (lambda: animated("WEBP"), r"animated \(3 frames\)"),
+    "animated PNG": (lambda: animated("PNG"), r"animated \(3 frames\)"),
+    "still GIF": (lambda: encoded(picture(), "GIF"), "not a PNG, JPEG, WEBP file"),
+    "BMP": (lambda: encoded(picture(), "BMP"), "not a PNG, JPEG, WEBP file"),
+    "TIFF": (lambda: encoded(picture(), "TIFF"), "not a PNG, JPEG, WEBP file"),
+    "a WAV behind WebP's RIFF": (lambda: b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40), "damaged header"),
+}
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_no_proper_picture_is_refused_with_its_reason(kind: str) -> None:
+    make, reason = REFUSED[kind]
+    with pytest.raises(ImageError, match=reason):
+        load(make())
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exploded(image: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    data = bomb()
+    assert len(data) < 200_000
+    monkeypatch.setattr(Image.Image, "load", exploded)
+    with pytest.raises(ImageError, match="too many pixels"):
+        load(data)
+
+
+def test_the_cap_is_exact_and_its_message_says_the_size() -> None:
+    data = encoded(picture(12, 8), "PNG")
+    assert load(data, max_pixels=96).size == (12, 8)
+    with pytest.raises(ImageError, match="too many pixels: 12 x 8, at most 95 in all"):
+        load(data, max_pixels=95)
+    with pytest.raises(ImageError, match="too many pixels"):
+        load(picture(12, 8), max_pixels=95)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no such file: .*gone\.png"):
+        load(tmp_path / "gone.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_a_path_bytes_and_an_open_picture_are_the_same_pixels(tmp_path: Path) -> None:
+    image = picture()
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(image, "PNG"))
+    for source in (path, str(path), path.read_bytes(), image):
+        assert load(source).tobytes() == image.tobytes()
+
+
+def test_the_content_and_not_the_name_says_what_a_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "really_a_png.jpg"
+    path.write_bytes(encoded(picture(), "PNG"))
+    assert load(path).tobytes() == picture().tobytes()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_turns_the_picture_upright(turn: int) -> None:
+    """Each of the eight orientations, applied to the stored pixels, gives the upright picture back."""
+    stored = {
+        1: None, 2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+        7: "TRANSVERSE", 8: "ROTATE_270",
+    }[turn]  # fmt: skip
+    upright = picture()
+    turned = upright.transpose(Image.Transpose[stored]) if stored else upright
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    assert load(encoded(turned, "PNG", exif=exif)).tobytes() == upright.tobytes()
+
+
+def test_nothing_but_pixels_is_kept() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    image = load(encoded(picture(), "PNG", exif=exif))
+    assert (image.mode, image.info, image.format) == ("RGB", {}, None)
+    assert not image.getexif()
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    grey = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    found = np.asarray(load(encoded(Image.fromarray(grey), "PNG")))
+    np.testing.assert_array_equal(found[..., 0].ravel(), np.arange(256))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB"])
+def test_every_plain_mode_becomes_what_pillow_shows(mode: str) -> None:
+    image = picture().convert(mode)
+    assert load(encoded(image, "PNG")).tobytes() == image.convert("RGB").tobytes()
+
+
+def test_four_inks_become_three_lights() -> None:
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow: red
+    red = np.asarray(load(encoded(cmyk, "JPEG", quality=95))).reshape(-1, 3)
+    assert red.mean(0) == pytest.approx([255, 0, 0], abs=6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_laid_over_the_background(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 51))
+    data = encoded(image.convert(mode), "PNG")
+    assert load(data).tobytes() == bytes([0, 0, 0, 204, 204, 204])
+    assert load(data, background=(0, 100, 0)).tobytes() == bytes([0, 0, 0, 0, 80, 0])
+    with pytest.raises(ImageError, match="alpha"):
+        load(data, background=None)
+
+
+def test_a_transparent_palette_entry_is_alpha_too() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putdata([0, 1])
+    data = encoded(image, "PNG", transparency=1)
+    assert load(data).tobytes() == bytes([255, 0, 0, 255, 255, 255])
+
+
+def test_the_source_is_left_as_it_was() -> None:
+    image = Image.new("RGBA", (2, 2), (9, 9, 9, 9))
+    load(image).putpixel((0, 0), (1, 2, 3))
+    assert image.getpixel((0, 0)) == (9, 9, 9, 9)
