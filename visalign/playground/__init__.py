@@ -1,0 +1,16 @@
+"""The playground: a small world of captioned shapes with real tiny models, so that everything runs on a laptop.
+
+The shipped model is defined as the float16 values on disk, upcast to float32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+GUIDANCE = 3.0  # the classifier-free guidance and number of DDIM steps at which its numbers are stated
+STEPS = 12
+
+
+def folder() -> Path:
+    """The shipped text-to-image model: a folder that `StableDiffusionPipeline.from_pretrained` loads."""
+    return Path(__file__).resolve().parent / "weights" / "text_to_image"
