@@ -84,18 +84,22 @@ def save(folder: Path, snapshot: Snapshot, about: Mapping[str, Any], keep: int) 
 
 
 def newest(folder: Path) -> Found | None:
-    """The newest checkpoint that verifies; None if there is none at all, CheckpointError if all are damaged."""
-    damaged: list[str] = []
+    """The newest checkpoint that verifies; None if there is none at all, CheckpointError if all are damaged.
+
+    Damaged ones that were newer are set aside as damaged-step-…, so that pruning counts whole ones only.
+    """
+    damaged: dict[Path, str] = {}
     for path in reversed(listed(folder)):
         try:
-            return Found(path, verify(path), tuple(damaged))
+            manifest = verify(path)
         except CheckpointError as error:
-            damaged.append(str(error))
+            damaged[path] = str(error)
+        else:
+            _set_aside(damaged)
+            return Found(path, manifest, tuple(damaged.values()))
     if damaged:
-        lines = "\n  ".join(damaged)
-        raise CheckpointError(
-            f"every checkpoint in {folder} is damaged; move the folder away to start over:\n  {lines}"
-        )
+        lines = "\n  ".join(damaged.values())
+        raise CheckpointError(f"no checkpoint in {folder} is whole; move the folder away to start over:\n  {lines}")
     return None
 
 
@@ -109,12 +113,14 @@ def verify(path: Path) -> dict[str, Any]:
     """The manifest, after every file was found with the size and sha256 that it states; CheckpointError if not."""
     try:
         manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        stated = manifest["files"].items()
+        digest = manifest.pop("digest")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: manifest.json cannot be read ({error})") from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {manifest.get('format')!r}, this version reads {FORMAT}")
-    for name, file in stated:
+        raise CheckpointError(f"{path}/manifest.json cannot be read: {type(error).__name__}: {error}") from None
+    if digest != _digest(manifest):
+        raise CheckpointError(f"{path}/manifest.json is not what was written: its digest differs")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{path} is of format {manifest['format']}, this version reads {FORMAT}")
+    for name, file in manifest["files"].items():
         _verify_file(path / name, file)
     return manifest
 
@@ -134,8 +140,9 @@ def prune(folder: Path, keep: int) -> None:
 
 def environment(processes: int, device: str) -> dict[str, Any]:
     """What bit equality hangs on besides the settings."""
-    packages = ("visalign", "torch", "numpy", "accelerate", "diffusers", "transformers", "peft", "safetensors")
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in packages}
+    packages = ("visalign", "numpy", "accelerate", "diffusers", "transformers", "peft", "safetensors")
+    built = {"python": platform.python_version(), "torch": torch.__version__}
+    versions = built | {name: _version(name) for name in packages}
     machine = {"machine": platform.machine(), "device": device}
     return {"versions": versions, "threads": torch.get_num_threads(), "processes": processes, **machine}
 
@@ -189,7 +196,7 @@ def _write(partial: Path, snapshot: Snapshot, about: Mapping[str, Any]) -> None:
         files[f"{stem}.safetensors"] = _write_file(partial / f"{stem}.safetensors", content)
     files["state.json"] = _write_file(partial / "state.json", _json(snapshot.state))
     manifest = {"format": FORMAT, "step": snapshot.step, "files": files, **about}
-    _write_file(partial / "manifest.json", _json(manifest))
+    _write_file(partial / "manifest.json", _json(manifest | {"digest": _digest(manifest)}))
     _sync_folder(partial)
 
 
@@ -232,6 +239,10 @@ def _cannot_write(final: Path, error: OSError) -> str:
     left = f"{kept[-1]} is still there" if kept else "there is no earlier one"
     why = "the disk is full" if error.errno == errno.ENOSPC else "the system refused"
     return f"checkpoint {final} was not written, {why}: {error}; {left}. Free some space and start again to resume"
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(manifest)).hexdigest()
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

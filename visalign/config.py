@@ -133,7 +133,7 @@ class Run:
 
 def load(source: str | Path | None, changes: Iterable[str] = ()) -> Run:
     """The run of a YAML file or of a shipped recipe's name (None: the defaults), after "a.b=value" changes."""
-    values: dict[str, Any] = {} if source is None else _read(source)
+    values: dict[str, Any] = plain({"method": Run().method}) if source is None else _read(source)
     for change in changes:
         _apply(values, change)
     if isinstance(values.get("method"), str):
