@@ -65,7 +65,8 @@ def _target(score: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     "list",
     paper="2305.18290 app. A.3",
     formula="sum_i [logsumexp_{j not above i} s_j - s_i]",
-    when="Full rankings of K; K = 2 is DPO.",
+    when="Full rankings of K.",
+    pair_form="dpo",
 )
 def plackett_luce(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
     """Plackett-Luce likelihood of the ranking (ListMLE); items of equal score stay in each other's sum (Breslow)."""
@@ -75,22 +76,40 @@ def plackett_luce(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
     return (rivals.logsumexp(-1) - s).sum(-1)
 
 
-@loss("list", paper="2402.01878", formula="mean over pairs of -log s(s_i - s_j)", when="Rankings; K = 2 is DPO.")
+@loss(
+    "list",
+    paper="2402.01878",
+    formula="mean over pairs of -log s(s_i - s_j)",
+    when="Rankings of which every pair is trusted.",
+    pair_form="dpo",
+)
 def all_pairs(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
     """DPO on every pair whose scores differ."""
     return _mean_over(-logsigmoid(gaps(scaled(ratio, beta))), better(score))
 
 
-@loss("list", paper="2402.01878", formula="mean over j of -log s(s_best - s_j)", when="Only the winner is trusted.")
+@loss(
+    "list",
+    paper="2402.01878",
+    formula="mean over j of -log s(s_best - s_j)",
+    when="Only the winner is trusted.",
+    pair_form="dpo",
+)
 def best_vs_rest(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
-    """DPO of the best item (all of them, if several share the score) against every other; K = 2 is DPO."""
+    """DPO of the best item (all of them, if several share the score) against every other."""
     best = ~better(score).any(-2)
     return _mean_over(-logsigmoid(gaps(scaled(ratio, beta))), better(score) & best[..., :, None])
 
 
-@loss("list", paper="2402.01878", formula="-log s(s_best - s_worst)", when="Only the two ends are trusted.")
+@loss(
+    "list",
+    paper="2402.01878",
+    formula="-log s(s_best - s_worst)",
+    when="Only the two ends are trusted.",
+    pair_form="dpo",
+)
 def best_vs_worst(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
-    """DPO of the best item against the worst; K = 2 is DPO."""
+    """DPO of the best item against the worst."""
     above = better(score)
     ends = above & ~above.any(-2)[..., :, None] & ~above.any(-1)[..., None, :]
     return _mean_over(-logsigmoid(gaps(scaled(ratio, beta))), ends)
@@ -100,7 +119,8 @@ def best_vs_worst(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
     "list",
     paper="2508.09826",
     formula="mean over pairs k places apart, k in skips, of -log s(s_i - s_j)",
-    when="Long rankings of which near and far pairs both matter; K = 2 is DPO. Formula after the paper's abstract.",
+    when="Long rankings of which near and far pairs both matter. Formula after the paper's abstract.",
+    pair_form="dpo",
 )
 def ranklist(ratio: Tensor, score: Tensor, *, beta: Number, skips: tuple[int, ...] = (1, 2)) -> Tensor:
     """RankNet on pairs that stand a given number of places apart: 1 is next neighbours, more are RankList's skips."""
@@ -113,7 +133,8 @@ def ranklist(ratio: Tensor, score: Tensor, *, beta: Number, skips: tuple[int, ..
     "list",
     paper="2402.05369",
     formula="-sum_i softmax(score / t)_i log softmax(s)_i",
-    when="Scores whose size means something: a soft target over the K; K = 2 is DPO with a soft label.",
+    when="Scores whose size means something: a soft target over the K (P = s(gap / t) for a pair).",
+    pair_form="dpo_soft",
 )
 def infonca(ratio: Tensor, score: Tensor, *, beta: Number, temperature: float = 1.0) -> Tensor:
     """Cross-entropy from the scores' softmax to the policy's (InfoNCA; the dpo-rw of EXO)."""
@@ -125,8 +146,9 @@ def infonca(ratio: Tensor, score: Tensor, *, beta: Number, temperature: float = 
     "list",
     paper="2402.05369",
     formula="-mean_i log s(-s_i) - sum_i softmax(score / t)_i log s(s_i)",
-    when="As infonca, each item against the reference, so that the best cannot fall; K = 2 at t -> 0 is nca_pair.",
+    when="As infonca, each item against the reference, so that the best cannot fall (a pair: t -> 0).",
     beta=0.01,
+    pair_form="nca_pair",
 )
 def nca(ratio: Tensor, score: Tensor, *, beta: Number, temperature: float = 1.0) -> Tensor:
     """Noise contrastive alignment: every item pushed down alike, pulled up by its share of the scores."""
@@ -140,7 +162,8 @@ def nca(ratio: Tensor, score: Tensor, *, beta: Number, temperature: float = 1.0)
     "list",
     paper="2402.00856",
     formula="KL(softmax(s) || softmax(score / t))",
-    when="As infonca, mode-seeking; K = 2 is exo_pair with logit(1 - epsilon) = (score_1 - score_2) / t.",
+    when="As infonca, mode-seeking (a pair: logit(1 - epsilon) = gap / t).",
+    pair_form="exo_pair",
 )
 def exo(ratio: Tensor, score: Tensor, *, beta: Number, temperature: float = 1.0) -> Tensor:
     """Exact optimization: the reverse KL, from the policy's softmax to the scores'."""
@@ -157,7 +180,7 @@ def exo(ratio: Tensor, score: Tensor, *, beta: Number, temperature: float = 1.0)
     scale="nats",
 )
 def pro_ranking(mean_logp: Tensor, score: Tensor) -> Tensor:
-    """Ranking term of preference ranking optimization on (b, K) mean log-probabilities. K = 2 is not a pair loss."""
+    """Ranking term of preference ranking optimization on (b, K) mean log-probabilities."""
     above = better(score)
     gap = gaps(wide(score)).where(above, 0.0)
     own = gap.amax(-1) * wide(mean_logp)
@@ -180,9 +203,14 @@ def sft_best(logp: Tensor, score: Tensor) -> Tensor:
 
 
 def _gains(score: Tensor) -> Tensor:
-    """G: (2^score - 1) over the best DCG that the scores allow; zero for absent items and all-zero lists."""
-    gain = (wide(score) * math.log(2.0)).expm1().where(~score.isnan(), 0.0)
-    ideal = gain.sort(-1, descending=True).values
+    """G: (2^score - 1) over the best DCG that the scores allow; zero for absent items and all-zero lists.
+
+    Scores are relevances here, not below zero: a shift of them changes the gains.
+    """
+    present = ~score.isnan()
+    gain = (wide(score) * math.log(2.0)).expm1().where(present, 0.0)
+    ideal = gain.masked_fill(~present, ABSENT).sort(-1, descending=True).values
+    ideal = ideal.where(ideal != ABSENT, 0.0)
     discount = torch.arange(2, gain.shape[-1] + 2, device=gain.device, dtype=gain.dtype).log2()
     best = (ideal / discount).sum(-1, keepdim=True)
     return gain / best.where(best != 0, 1.0)
@@ -192,7 +220,7 @@ def _gains(score: Tensor) -> Tensor:
     "list",
     paper="2402.01878",
     formula="-mean over pairs of |1/D_i - 1/D_j| |G_i - G_j| log s(s_i - s_j), D = log2(1 + place by s)",
-    when="The top of the list matters most. K = 2 is DPO times a lambda weight.",
+    when="The top of the list matters most; scores are relevances, from 0. A pair is DPO times its lambda weight.",
 )
 def lipo_lambda(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
     """LambdaRank weights on the pairs (LiPO-lambda). Items that the policy cannot tell apart stand as scored."""
@@ -209,7 +237,8 @@ def lipo_lambda(ratio: Tensor, score: Tensor, *, beta: Number) -> Tensor:
     "list",
     paper="2410.04346",
     formula="-sum_i G_i / log2(3/2 + sum_j s(-alpha (s_i - s_j))), j = i included",
-    when="Optimise NDCG itself, smoothed. K = 2 is not a pair loss.",
+    when="Optimise NDCG itself, smoothed; scores are relevances, from 0.",
+    saturates="no gradient between items far apart",
 )
 def approx_ndcg(ratio: Tensor, score: Tensor, *, beta: Number, alpha: float = 25.0) -> Tensor:
     """Smooth NDCG: places counted with sigmoids of steepness alpha; the j = i term gives the 1/2."""
@@ -222,7 +251,7 @@ def approx_ndcg(ratio: Tensor, score: Tensor, *, beta: Number, alpha: float = 25
     "list",
     paper="2504.15477",
     formula="-mean_i w_i log s(-log mean_{j != i} e^(s_j - s_i)), w_i = (2^score_i - 1) / log2(1 + rank_i)",
-    when="Relevance marks on a list the user saw in a given order. K = 2 is DPO times the weights, halved.",
+    when="Relevance marks on a list that was shown in a given order. A pair is DPO times half its weight.",
 )
 def irpo(ratio: Tensor, score: Tensor, rank: Tensor, *, beta: Number) -> Tensor:
     """In-context ranking preference optimization; `rank` is (b, K), the place at which each item was shown, from 1."""

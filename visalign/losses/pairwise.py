@@ -110,6 +110,7 @@ def rpo_backward(
     paper="2406.11704",
     formula="KL(s(z) || s(g)), g = scale (r_w - r_l)",
     when="As rpo_backward, mode-seeking.",
+    saturates="no gradient for pairs that are badly wrong, as exo_pair",
 )
 def rpo_forward(
     win: Tensor, lose: Tensor, score_win: Tensor, score_lose: Tensor, *, beta: Number, scale: float = 1.0

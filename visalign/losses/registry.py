@@ -69,6 +69,8 @@ class Entry:
     saturates: str = ""
     homogeneous: bool = False
     """beta^2 L depends on beta through z alone, so that it can be normalised across modalities."""
+    pair_form: str = ""
+    """The loss that a list of two comes to; empty for list losses that weigh a pair in their own way."""
     ordered: bool = True
     """Element i of the loss belongs to pair i; False where a loss sorts its batch."""
     reads: Mapping[str, str] = field(default_factory=dict)

@@ -124,7 +124,9 @@ class ReferencePoint(nn.Module):
         return kto(ratio, desirable, self.update(mismatched), beta=beta, **weights)
 
 
-def dynamic_beta(gap: Tensor, usual: Tensor | float, *, beta: float, strength: float = 0.6, floor: float = 1e-3) -> Tensor:
+def dynamic_beta(
+    gap: Tensor, usual: Tensor | float, *, beta: float, strength: float = 0.6, floor: float = 1e-3
+) -> Tensor:
     """beta (1 + strength (gap - usual)), not below `floor`, without gradient (beta-DPO, arXiv 2407.08639, eq. 9)."""
     return (beta * (1 + strength * (gap.detach() - usual))).clamp(min=floor)
 
