@@ -31,7 +31,7 @@ from .listwise import (
 from .online import nash_md, p3o, xpo
 from .pairwise import discopop, dpo, exo_pair, hinge, inpo, ipo, modpo, rpo_backward, rpo_forward, rpo_square, smpo
 from .reference_free import alphapo, asft_align, mapo, nll, odds_ratio, sft, sft_gold, slic_calibration
-from .registry import Blend, Entry, by_name, loss, names
+from .registry import Blend, Entry, by_name, kinds_of, loss, names
 from .resolution import LossSpec, combine, resolve
 from .rewards import bradley_terry, bradley_terry_ties, centering, general_preference, scaled_bradley_terry
 from .tokens import segment_dpo, sparsepo, tdpo1, tdpo2, tgdpo, wpo
@@ -77,6 +77,7 @@ __all__ = [
     "inputs",
     "ipo",
     "irpo",
+    "kinds_of",
     "kto",
     "lipo_lambda",
     "loss",

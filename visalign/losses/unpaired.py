@@ -60,7 +60,7 @@ def bco(
     "unpaired",
     paper="2404.05868",
     formula="-(2 / beta) log s(-beta ratio)",
-    when="Unlearning: only bad answers, no good ones. (Not Diffusion-NPO, which trains a negative model.)",
+    when="Unlearning: only bad answers, no good ones. Not Diffusion-NPO, which trains a negative model.",
 )
 def npo_unlearning(ratio: Tensor, *, beta: Number) -> Tensor:
     """Negative preference optimization of undesirable answers alone; beta -> 0 is gradient ascent on their NLL."""
