@@ -1,0 +1,313 @@
+"""Records come back from disk as they went, foreign data are read as published, and pictures are found and framed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from paired import pairs, picture
+from PIL import Image
+from pyarrow import parquet
+
+from visalign.data import media, shards, store
+from visalign.data.sources import open_source, root
+from visalign.images import ImageError
+from visalign.records import DataError, Preference
+
+RECORDS = [
+    Preference("a red circle", ("a.png", "b.png"), [1, 0], scale="votes", judge="ann", user="ann", verdict="first"),
+    Preference("", ("a.png", "b.png", "c.png"), [0.1, None, 0.3], seeds=(1, 2, 2**62), models=("m", "m", "n")),
+    Preference("what is this?", ("a cat", "a dog"), [[1, None], [0, 2]], media=("a.png",), aspect="truth"),
+    Preference("ein Würfel, 方", ("x.png", "y.png"), captions=("one", ""), shown_first=0, verdict="both_bad"),
+]
+
+
+@pytest.mark.parametrize("name", ["records.parquet", "records.jsonl", "records"])
+def test_what_was_written_is_read_back_in_order(tmp_path: Path, name: str) -> None:
+    store.write(RECORDS, tmp_path / "deep" / name, shard=3)
+    again = store.read(tmp_path / "deep" / name)
+    assert again == RECORDS
+    assert [record.key for record in again] == [record.key for record in RECORDS]
+    assert all(one.scores.tobytes() == two.scores.tobytes() for one, two in zip(again, RECORDS, strict=True))
+    assert open_source(tmp_path / "deep" / name) == RECORDS
+
+
+def test_a_folder_is_shards_and_is_never_overwritten(tmp_path: Path) -> None:
+    store.write(RECORDS, tmp_path / "records", shard=3)
+    assert [file.name for file in store.files(tmp_path / "records")] == [
+        "part-00000-of-00002.parquet",
+        "part-00001-of-00002.parquet",
+    ]
+    with pytest.raises(DataError, match="is there already"):
+        store.write(RECORDS, tmp_path / "records")
+
+
+@pytest.mark.parametrize("name", ["records.parquet", "records.jsonl", "records"])
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / name
+    if path.suffix:
+        store.write(RECORDS[:1], path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shards.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(RECORDS, path)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_key_is_written_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 keys occur twice"):
+        store.write([RECORDS[0], RECORDS[0]], tmp_path / "records.parquet")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"prompt": "a", "items": ["x"]}\n\n{"prompt": "a", "ite', r"records\.jsonl:3 is not JSON"),
+        ('{"prompt": "a", "items": []}\n', r"records\.jsonl:1: a record needs at least one item"),
+        ('{"prompt": "a", "items": ["x"], "score": [1]}\n', r"records\.jsonl:1: unknown field 'score'"),
+        ("[1]\n", r"records\.jsonl:1: a record is an object"),
+        ("\xff\n", r"records\.jsonl:1 is not JSON"),
+    ],
+)
+def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "records.jsonl").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=said):
+        open_source(tmp_path / "records.jsonl")
+
+
+def test_a_cut_parquet_file_and_a_foreign_one_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "records.parquet"
+    store.write(RECORDS, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match="not a whole parquet file"):
+        open_source(path)
+    parquet.write_table(pa.table({"text": ["a"], "image": ["b"]}), path)
+    with pytest.raises(DataError, match="no column 'prompt' but text, image"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: folder / "gone", "no such file or folder"),
+        (lambda folder: folder, "holds no .parquet or .jsonl file"),
+        (lambda folder: written(folder / "a.csv", ""), "cannot tell the format of .*a.csv: name it, one of parquet"),
+        (lambda folder: written(folder / "a.jsonl", "\n"), "holds no records"),
+    ],
+)
+def test_no_data_is_one_clear_line(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        open_source(make(tmp_path))
+
+
+def test_an_unknown_format_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="'csv' is not one of parquet, jsonl, pairs_folder, pickapic"):
+        open_source(tmp_path, "csv")
+
+
+def written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# A folder of pairs --------------------------------------------------------------------------------------------------
+
+
+def test_win_and_lose_folders_are_pairs(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        picture(tmp_path / f"win/{name}.png", 0)
+        picture(tmp_path / f"lose/{name}.png", 1)
+        written(tmp_path / f"win/{name}.txt", f"number {name}\n")
+    written(tmp_path / "lose/two.txt", "another caption")
+    assert open_source(tmp_path) == [
+        Preference("number one", ("win/one.png", "lose/one.png"), verdict="first", judge="folder", key="one"),
+        Preference(
+            "number two", ("win/two.png", "lose/two.png"), verdict="first", judge="folder", key="two",
+            captions=("number two", "another caption"),
+        ),
+    ]  # fmt: skip
+    assert root(tmp_path) == tmp_path
+
+
+def test_a_picture_without_partner_or_prompt_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "win/one.png", 0)
+    (tmp_path / "lose").mkdir()
+    with pytest.raises(DataError, match=r"1 pictures in .* no partner of that name: one"):
+        open_source(tmp_path)
+    picture(tmp_path / "lose/one.png", 1)
+    with pytest.raises(DataError, match=r"one\.png has no prompt: write it to .*one\.txt"):
+        open_source(tmp_path)
+
+
+# Pick-a-Pic ---------------------------------------------------------------------------------------------------------
+
+
+def jpeg(seed: int) -> bytes:
+    buffer = BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def pick_a_pic(path: Path, rows: int = 4, **changes: Any) -> Path:
+    """A parquet file with the columns of yuvalkirstain/pickapic_v2 and two row groups."""
+    columns: dict[str, Any] = {
+        "are_different": [True] * rows,
+        "best_image_uid": ["u"] * rows,
+        "caption": [f"prompt {i}" for i in range(rows)],
+        "has_label": [True, True, True, False][:rows],
+        "image_0_uid": [f"{i}-0" for i in range(rows)],
+        "image_1_uid": [f"{i}-1" for i in range(rows)],
+        "jpg_0": [jpeg(2 * i) for i in range(rows)],
+        "jpg_1": [jpeg(2 * i + 1) for i in range(rows)],
+        "label_0": [1.0, 0.0, 0.5, 1.0][:rows],
+        "label_1": [0.0, 1.0, 0.5, 0.0][:rows],
+        "model_0": ["sdxl-beta"] * rows,
+        "model_1": ["dreamlike"] * rows,
+        "ranking_id": list(range(rows)),
+        "user_id": [7] * rows,
+    }
+    columns = {name: value for name, value in (columns | changes).items() if value is not None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table(columns), path, row_group_size=2)
+    return path
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_pick_a_pic_is_read_as_it_is_published(tmp_path: Path, where: str) -> None:
+    path = pick_a_pic(tmp_path / "data" / "train-00000.parquet")
+    source = path if where == "file" else path.parent
+    records = open_source(source)
+    assert [record.utilities.tolist() for record in records[:3]] == [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
+    assert np.isnan(records[3].scores).all()  # nobody labelled it
+    first = records[1]
+    assert (first.prompt, first.scale, first.judge, first.user) == ("prompt 1", "probability", "pickapic", "7")
+    assert first.models == ("sdxl-beta", "dreamlike")
+    assert first.items == ("train-00000.parquet#1#jpg_0", "train-00000.parquet#1#jpg_1")
+    for i in (3, 0, 2, 1):  # across row groups, in any order
+        for side in (0, 1):
+            assert media.fetch(records[i].items[side], root(source)) == jpeg(2 * i + side)
+
+
+def test_pick_a_pics_optional_columns_may_be_absent(tmp_path: Path) -> None:
+    path = pick_a_pic(tmp_path / "a.parquet", has_label=None, model_0=None, user_id=None)
+    record = open_source(path)[3]
+    assert (record.models, record.user, record.utilities.tolist()) == ((), None, [1.0, 0.0])
+    with pytest.raises(DataError, match="no column 'caption' but"):
+        open_source(pick_a_pic(tmp_path / "b.parquet", caption=None))
+
+
+def test_a_label_that_cannot_be_is_named_by_its_row(tmp_path: Path) -> None:
+    path = pick_a_pic(tmp_path / "a.parquet", label_1=[0.0, 1.0, 1.0, 0.0])
+    with pytest.raises(DataError, match=r"a\.parquet row 2: probabilities of the items must sum to 1"):
+        open_source(path)
+
+
+def test_pictures_in_structs_as_datasets_writes_them_are_opened(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"image": [{"bytes": jpeg(0), "path": None}]}), tmp_path / "a.parquet")
+    assert media.fetch("a.parquet#0#image", tmp_path) == jpeg(0)
+
+
+# Media --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("gone.png", "no such file"),
+        ("sub", "no such file"),
+        ("../secret.png", "leads out of"),
+        ("sub/../../secret.png", "leads out of"),
+        ("link.png", "leads out of"),
+        ("linked/secret.png", "leads out of"),
+        ("a\0b.png", "no usable path"),
+        ("x" * 5000, "no usable path"),
+        ("a.parquet#0", "should read FILE.parquet#ROW#COLUMN"),
+        ("a.parquet#-1#image", "should read FILE.parquet#ROW#COLUMN"),
+        ("a.parquet#1#image", "has no row 1"),
+        ("a.parquet#0#picture", "no column 'picture' but image"),
+        ("a.parquet#0#image", "holds no bytes but NoneType"),
+        ("broken.parquet#0#image", "cannot be read"),
+        ("../secret.parquet#0#image", "leads out of"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_or_out_is_refused(tmp_path: Path, reference: str, said: str) -> None:
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    picture(tmp_path / "secret.png", 0)
+    os.symlink(tmp_path / "secret.png", folder / "link.png")
+    os.symlink(tmp_path, folder / "linked")
+    parquet.write_table(pa.table({"image": pa.array([None], pa.binary())}), folder / "a.parquet")
+    written(folder / "broken.parquet", "PAR1")
+    with pytest.raises(ImageError, match=said):
+        media.fetch(reference, folder)
+
+
+def test_relative_and_absolute_references_are_fetched(tmp_path: Path) -> None:
+    record = pairs(tmp_path, 1)[0]
+    data = (tmp_path / record.items[0]).read_bytes()
+    assert media.fetch(record.items[0], tmp_path) == data
+    assert media.fetch(str(tmp_path / record.items[0]), Path("elsewhere")) == data
+
+
+def test_a_file_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(media.MAX_BYTES + 1)  # sparse: no disk is used
+    with pytest.raises(ImageError, match="too large"):
+        media.fetch("a.png", tmp_path)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 64), (64, 99), (333, 127), (40, 31)])
+def test_framing_is_resizing_the_shortest_side_and_cutting_the_centre(size: tuple[int, int]) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    shortest = min(size)
+    wide, high = (round(side * 64 / shortest) for side in size)
+    left, top = (wide - 64) // 2, (high - 64) // 2
+    by_hand = image.resize((wide, high), Image.Resampling.LANCZOS).crop((left, top, left + 64, top + 64))
+    found = media.framed(image, 64)
+    assert (found.original, found.corner) == ((size[1], size[0]), (top, left))
+    expected = torch.from_numpy(np.array(by_hand)).permute(2, 0, 1).float() / 127.5 - 1
+    assert (found.pixels - expected).abs().max() <= 1.01 / 127.5  # one grey level
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    found = media.framed(Image.fromarray(pixels), 32).pixels
+    assert torch.equal(((found + 1) * 127.5).round().byte().permute(1, 2, 0), torch.from_numpy(pixels))
+    assert (found.min(), found.max()) == (-1.0, 1.0)
+
+
+def test_a_flip_mirrors_the_pixels_and_the_corner() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 47, 3), dtype=np.uint8))
+    plain, mirrored = media.framed(image, 32), media.framed(image, 32, flip=True)
+    assert torch.equal(plain.pixels.flip(2), mirrored.pixels)
+    assert (plain.corner, mirrored.corner) == ((0, 7), (0, 8))
+
+
+def test_specks_are_refused_and_ribbons_stay_small() -> None:
+    with pytest.raises(ImageError, match="too small: 1 x 1 for a resolution of 64"):
+        media.framed(Image.new("RGB", (1, 1)), 64)
+    with pytest.raises(ImageError, match="too small: 15 x 900"):
+        media.framed(Image.new("RGB", (15, 900)), 64)
+    assert media.framed(Image.new("RGB", (16, 1_000_000)), 64).pixels.shape == (3, 64, 64)
+
+
+def test_a_line_of_json_is_valid_json_whatever_the_prompt(tmp_path: Path) -> None:
+    record = Preference('two\nlines   "quoted" \x00', ("x",))
+    text = store.line(record)
+    assert text.count("\n") == 1
+    assert Preference.from_json(json.loads(text)) == record

@@ -1,0 +1,34 @@
+"""Many small pictures in one parquet file, named by records as FILE.parquet#ROW#image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import parquet
+
+from .shards import replace_file
+
+COLUMN = "image"
+GROUP = 256  # rows a row group: what is read to get at one picture
+
+
+def write(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], path: Path) -> list[str]:
+    """Write (h, w, 3) uint8 pictures, without loss, and return the reference of each, relative to the file's folder."""
+    table = pa.table({COLUMN: pa.array([_webp(each) for each in pictures], type=pa.binary())})
+    content = BytesIO()
+    parquet.write_table(table, content, compression="none", row_group_size=GROUP)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, content.getvalue())
+    return [f"{path.name}#{row}#{COLUMN}" for row in range(len(pictures))]
+
+
+def _webp(picture: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "WEBP", lossless=True, quality=100, method=6)
+    return file.getvalue()
