@@ -35,10 +35,11 @@ class Scores:
     aspects: Mapping[str, Tensor] = field(default_factory=dict)  # name -> (n,)
     sigma: Tensor | None = None  # (n,) standard deviation of the value, where the scorer knows it
     valid: Tensor | None = None  # (n,) bool; None: all of them
+    right: Tensor | None = None  # (n,) bool: good enough to count as right, where the scorer draws such a line
 
     def __post_init__(self) -> None:
         n = len(self.values)
-        parts = {"sigma": self.sigma, "valid": self.valid, **self.aspects}
+        parts = {"sigma": self.sigma, "valid": self.valid, "right": self.right, **self.aspects}
         ragged = {name: tuple(part.shape) for name, part in parts.items() if part is not None and part.shape != (n,)}
         if self.values.ndim != 1 or ragged:
             raise ValueError(f"scores of {n} samples need shape ({n},) each, got {ragged or tuple(self.values.shape)}")

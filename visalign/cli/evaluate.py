@@ -1,0 +1,51 @@
+"""visalign evaluate: models on the same prompts and seeds, judged, with a report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import words
+from .generate import drawing_options, settings
+
+EXAMPLE = "visalign evaluate playground runs/demo/dpo --prompts playground:heldout:200 --judge rules"
+
+
+def add(commands: words.Commands) -> None:
+    """The command."""
+    made = words.command(commands, "evaluate", "compare models on the same prompts and seeds", EXAMPLE, run)
+    made.add_argument("models", nargs="+", metavar="MODEL", help="two or more, the base of comparison first")
+    made.add_argument(
+        "--prompts", required=True, metavar="FILE|TEXT", help="a file, one prompt, playground:heldout:200"
+    )
+    made.add_argument("--judge", required=True, action="append", metavar="NAME", help="a scorer; may be repeated")
+    made.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures a prompt (1)")
+    made.add_argument("--first-seed", type=int, default=0, metavar="S", help="start at this seed (0)")
+    made.add_argument("--out", default="runs/evaluation", metavar="DIR", help="where to (runs/evaluation)")
+    drawing_options(made)
+
+
+def run(given: Any) -> int:
+    """Draw with every model, judge, print the tables and write the report."""
+    from pathlib import Path
+
+    from .. import registry
+    from ..drawing import draw
+    from ..evaluation import comparison
+    from .screen import Screen
+
+    if len(set(given.models)) < max(2, len(given.models)):
+        raise words.UsageError(f"evaluate compares different models, the base first; got {', '.join(given.models)}")
+    screen, how = Screen(), settings(given)
+    scorers = [registry.build("scorer", name) for name in given.judge]
+    prompts = [prompt for prompt in words.prompts(given.prompts) for _ in range(given.seeds)]
+    seeds = [given.first_seed + place % given.seeds for place in range(len(prompts))]
+    drawn = {model: draw(model, prompts, seeds, how, screen) for model in given.models}
+    with screen.stage("judge"):
+        found = comparison.Comparison.of(prompts, drawn, scorers)
+    for table in found.tables():
+        screen.show(table)
+    asked = {name: value for name, value in vars(given).items() if name not in ("run", "rest")}
+    said = {"command": words.yaml_of(asked)}
+    page = found.report(f"{' against '.join(reversed(given.models))}", settings=said).write(Path(given.out))
+    screen.say(f"report: {page}")
+    return 0

@@ -1,0 +1,65 @@
+"""visalign playground: the shapes world, shown or built anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import words
+
+EXAMPLE = "visalign playground show --out runs/playground"
+
+
+def add(commands: words.Commands) -> None:
+    """The command and its jobs."""
+    made = words.command(commands, "playground", "the small world that ships with the package", EXAMPLE, show)
+    jobs = made.add_subparsers(metavar="JOB", required=True)
+    look = words.command(
+        jobs, "show", "draw held-out prompts: true, and as the shipped model draws them", EXAMPLE, show
+    )
+    look.add_argument("--count", type=int, default=24, help="prompts (24)")
+    look.add_argument("--split", default="heldout", help="of which split (heldout)")
+    look.add_argument("--out", default="runs/playground", metavar="DIR", help="where to (runs/playground)")
+    build_example = "visalign playground build --out runs/playground_model"
+    build = words.command(
+        jobs, "build", "train the playground's models anew: about an hour on two cores", build_example, make
+    )
+    build.add_argument("--out", default="runs/playground_model", metavar="DIR", help="where to (runs/playground_model)")
+
+
+def show(given: Any) -> int:
+    """Write a page with the true picture of each prompt beside the model's, and what the checker says of both."""
+    from pathlib import Path
+
+    from .. import playground, registry
+    from ..drawing import Settings, draw
+    from ..evaluation import comparison
+    from ..playground import corpus
+    from .screen import Screen
+
+    screen = Screen()
+    prompts = words.prompts(f"playground:{given.split}:{given.count}")
+    how = Settings(playground.STEPS, playground.GUIDANCE)
+    drawn = {
+        "true": corpus.renderings(prompts),
+        "base": draw("playground", prompts, list(range(len(prompts))), how, screen),
+    }
+    found = comparison.Comparison.of(prompts, drawn, [registry.build("scorer", "rules")])
+    screen.show(comparison.standings_table(found.first))
+    page = found.report("The playground", settings={"drawing": words.yaml_of(how)}, shown=len(prompts)).write(
+        Path(given.out)
+    )
+    screen.say(f"page: {page}")
+    return 0
+
+
+def make(given: Any) -> int:
+    """Train the playground's models, resuming what was begun."""
+    from pathlib import Path
+
+    from ..playground import build
+    from .screen import Screen
+
+    screen = Screen()
+    build.build(Path(given.out), screen)
+    screen.say(f"built in {given.out}")
+    return 0

@@ -1,0 +1,78 @@
+"""What commands have in common: the error for a wrong word, prompts from a file or from the line, how --help looks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Commands = Any  # argparse keeps the type of a set of sub-parsers to itself
+
+
+class UsageError(ValueError):
+    """Something given on the command line cannot be used; one line with the mend."""
+
+
+def command(commands: Commands, name: str, about: str, example: str, run: Callable[[Any], int]) -> Any:
+    """A sub-parser with its one line, an example in its help, and the function it runs."""
+    made = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(run=run, parser=made)
+    return made
+
+
+def prompts(given: str) -> list[str]:
+    """Prompts from a text file (one a line), a JSON list, JSON lines with a `prompt`, or the text itself.
+
+    "playground:held-out:200" are the first 200 of the playground's held-out prompts.
+    """
+    if given.startswith("playground:"):
+        return _playground(given)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; give a file of prompts, or one prompt as text")
+    if path.suffix in (".txt", ".json", ".jsonl") and not path.exists():
+        raise UsageError(f"no file of prompts at {path}; give a file that exists, or one prompt as text")
+    found = _read(path) if path.suffix and path.is_file() else [given]
+    kept = [each.strip() for each in found if each.strip()]
+    if not kept:
+        raise UsageError(f"no prompts in {given!r}: give one a line")
+    return kept
+
+
+def _read(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line)["prompt"] for line in text.splitlines() if line.strip()]
+        return [str(each) for each in json.loads(text)] if path.suffix == ".json" else text.splitlines()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} holds no prompts: {error!r}; give JSON lines with a `prompt`, or plain lines"
+        ) from None
+
+
+def yaml_of(settings: Any) -> str:
+    """Settings as YAML text: a dataclass, or a mapping."""
+    import yaml
+
+    from ..config import plain
+
+    return str(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
+
+
+def _playground(given: str) -> list[str]:
+    from ..playground import corpus
+
+    _, split, count = [*given.split(":"), "", ""][:3]
+    splits = list(corpus.SPLITS)
+    if split not in splits or not (count or "1").isdigit():
+        raise UsageError(f"{given!r} is not playground:SPLIT:COUNT; splits are {', '.join(splits)}")
+    return corpus.prompts(split, int(count or 200))

@@ -1,0 +1,127 @@
+"""The main job, walked on the playground: candidates, votes, Diffusion-DPO beside SFT, evaluation, a report.
+
+The voters are simulated: Bradley-Terry on the rule checker, with the noise that `playground.voters` states. Training
+prompts, and the held-out prompts that everything is judged on, share no combination of shapes, colors and relation.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import config, job, metrics, playground, registry
+from .config import Run
+from .data import album, store
+from .drawing import Settings, draw
+from .evaluation import curves
+from .evaluation.comparison import Comparison
+from .evaluation.report import Figure
+from .playground import corpus
+from .playground.voters import Voters
+from .records import Preference
+
+METHODS = {"sft": "playground_sft", "dpo": "playground_dpo"}  # by the name in the report: recipe
+CANDIDATES = 400  # training prompts, two pictures each
+HELD_OUT = 256  # prompts that judge
+SEED_APART = 1_000_000  # between the seeds of candidates and those of evaluation
+HOW = Settings(steps=playground.STEPS, guidance=playground.GUIDANCE, batch=64)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the walk found."""
+
+    comparison: Comparison
+    page: Path
+    numbers: Mapping[str, Any]
+    seconds: float
+
+
+def walk(out: Path, screen: job.Screen, *, seed: int = 0, fresh: bool = False) -> Finished:
+    """Do every stage in `out`; `fresh` draws candidates and votes anew rather than use those shipped."""
+    began = time.perf_counter()
+    votes = elected(out / "votes", screen, seed) if fresh else job.votes()
+    outcomes = {name: trained(recipe, out / name, votes, seed, screen) for name, recipe in METHODS.items()}
+    found = evaluated({name: each.run.out for name, each in outcomes.items()}, screen)
+    seconds = time.perf_counter() - began
+    said = numbers(found, seconds)
+    page = found.report(
+        "From preferences to an aligned model, on the playground",
+        numbers=said,
+        settings={name: config.to_yaml(each.run) for name, each in outcomes.items()},
+        figures=[curve({name: each.run.out for name, each in outcomes.items()})],
+    ).write(out)
+    return Finished(found, page, said, seconds)
+
+
+def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
+    """Draw two candidates a training prompt from the base, let the voters vote, and write the records to `folder`."""
+    prompts = [prompt for prompt in corpus.prompts("train", CANDIDATES, seed) for _ in range(2)]
+    seeds = [seed * SEED_APART + place for place in range(len(prompts))]
+    drawn = draw("playground", prompts, seeds, HOW, screen, title="draw candidates with the base")
+    with screen.stage("vote", total=CANDIDATES) as stage:
+        references = album.write(drawn, folder / "pictures.parquet")
+        records = [
+            ballot(
+                prompts[place], references[place : place + 2], seeds[place : place + 2], drawn[place : place + 2], seed
+            )
+            for place in range(0, len(prompts), 2)
+        ]
+        store.write(records, folder / "records.parquet")
+        stage(CANDIDATES, f"{sum(each.verdict == 'tie' for each in records)} ties")
+    return folder / "records.parquet"
+
+
+def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int) -> Preference:
+    """One pair, voted on by one simulated voter."""
+    voters = Voters()
+    first, second = (float(each) for each in voters.utility(drawn, [prompt, prompt]))
+    asked = Preference(prompt, tuple(items), seeds=tuple(seeds), models=("playground",) * 2, judge="simulated voters")
+    verdict = voters.vote(first, second, seed=seed, key=asked.key)
+    return Preference(prompt, asked.items, seeds=asked.seeds, models=asked.models, judge=asked.judge, verdict=verdict)
+
+
+def trained(recipe: str, out: Path, votes: Path, seed: int, screen: job.Screen) -> job.Outcome:
+    """Train a recipe on the votes, from the start, in a new folder."""
+    shutil.rmtree(out, ignore_errors=True)
+    run: Run = config.load(
+        recipe, [f"data.path={votes}", f"data.cache={out.parent / 'cache'}", f"out={out}", f"seed={seed}"]
+    )
+    return job.train(run, screen, resume=False)
+
+
+def evaluated(runs: Mapping[str, Path], screen: job.Screen) -> Comparison:
+    """Base and runs on the held-out prompts, one picture each from one seed."""
+    prompts = corpus.prompts("heldout", HELD_OUT)
+    seeds = list(range(HELD_OUT))
+    drawn = {"base": draw("playground", prompts, seeds, HOW, screen, title="draw held-out prompts: base")}
+    for name, folder in runs.items():
+        drawn[name] = draw(str(folder), prompts, seeds, HOW, screen, title=f"draw held-out prompts: {name}")
+    with screen.stage("judge"):
+        return Comparison.of(prompts, drawn, [registry.build("scorer", "rules")])
+
+
+def numbers(found: Comparison, seconds: float) -> dict[str, Any]:
+    """report.json: the share of clean and right pictures of each model, and how often DPO is preferred to the base."""
+    standings = found.first.standings
+    shares = {name: each.right.value for name, each in standings.items() if each.right is not None}
+    win = standings["dpo"].win
+    assert win is not None  # dpo is not the base
+    short = {**shares, "win_rate": win.value, "win_rate_ci": [win.low, win.high], "seconds": round(seconds, 1)}
+    return short | {"details": found.numbers()}
+
+
+def curve(runs: Mapping[str, Path]) -> Figure:
+    """Training curves of every run."""
+    rows = {name: metrics.read(folder / "metrics.jsonl") for name, folder in runs.items()}
+    caption = (
+        "Training, running means of 20 steps. Errors above the reference's that grow on both sides warn of collapse."
+    )
+    return Figure("curves", caption, curves.figure(rows))

@@ -1,0 +1,220 @@
+"""From settings to an aligned model: open, encode, train, publish. What `visalign train` does, for any caller."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import config, engine, registry
+from .config import ConfigError, Run
+from .contract import Method, View
+from .data import encode, sources, views
+from .data.encode import Encoded
+from .data.quarantine import Bad
+from .distributed import Ranks
+from .engine import Moment, Summary
+from .evaluation import report
+from .models import publish
+from .models.attention import Resolution
+from .models.folder import DTYPES, Folder
+from .models.unet import UNetDenoiser
+from .records import Preference
+from .sampling import pictures
+
+
+class Progress(Protocol):
+    """A stage under way, told of each step of its work."""
+
+    def __call__(self, done: int | None = None, note: str = "", *, total: int | None = None) -> None:
+        """So much is done (None: one more), of so much in total; `note` says how it goes."""
+
+
+class Screen(Protocol):
+    """Whoever watches."""
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        """Show that this stage runs and how far it is."""
+
+    def say(self, text: str) -> None:
+        """A line."""
+
+    def warn(self, text: str) -> None:
+        """A line that should be read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    run: Run
+    summary: Summary
+    weights: Path
+    quarantine: tuple[Bad, ...]
+    left_out: dict[str, int]  # records that no batch is made of, by reason
+    attention: Resolution
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A run's parts, opened and ready."""
+
+    method: Method
+    folder: Folder
+    view: View
+    encoded: Encoded
+    model: UNetDenoiser
+
+
+def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
+    """Do the whole of a run. Every error that is the user's is raised before the first step.
+
+    Writes to `run.out`: run.yaml, metrics.jsonl, checkpoints/, validation/ and weights/.
+    """
+    ranks = Ranks(run.precision)
+    parts = opened(run, ranks, screen)
+    with screen.stage(f"train {run.name}: {run.method['name']}, {len(parts.view)} records", total=run.steps) as stage:
+        watch = Watch(run, parts, stage)
+        summary = engine.train(run, parts.method, parts.model, parts.view, on_step=watch, resume=resume)
+    weights = run.out / "weights"
+    if ranks.main:
+        publish.publish(parts.model, parts.folder, weights, facts(run, parts, summary))
+    ranks.wait()
+    left_out = dict(getattr(parts.view, "left_out", {}))
+    return Outcome(run, summary, weights, parts.encoded.quarantine, left_out, parts.model.attention)
+
+
+def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
+    """Method, model folder, encoded records, view and denoiser of a run."""
+    method: Method = registry.build("method", run.method)
+    folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
+    records, root = read_records(run)
+    with screen.stage(f"load the encoders of {run.model.folder}"):
+        encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device)
+    encoded = encoded_once(run, records, root, encoders, ranks, screen)
+    how = run.data
+    view = views.view(
+        method.batch_type,
+        records,
+        encoded,
+        ties=how.ties,
+        prompt_dropout=how.prompt_dropout,
+        temperature=how.temperature,
+    )
+    del encoders  # they have done their work; the denoiser needs the room
+    with screen.stage("load the denoiser"):
+        model = denoiser(run, folder, method, ranks)
+    return Parts(method, folder, view, encoded, model)
+
+
+def denoiser(run: Run, folder: Folder, method: Method, ranks: Ranks) -> UNetDenoiser:
+    """The folder's denoiser as the run wants it trained, with the reference that the method asks for."""
+    how = run.model
+    return folder.denoiser(
+        train=how.train,
+        reference=method.reference,
+        rank=how.rank,
+        alpha=how.alpha,
+        dtype=how.dtype,
+        kernel=how.attention,
+        strict_attention=how.strict_attention,
+        checkpointing=how.checkpointing,
+        device=ranks.device,
+        seed=run.seed,
+    )
+
+
+def read_records(run: Run) -> tuple[list[Preference], Path]:
+    """The run's records, and the folder that their items are relative to."""
+    if not run.data.path:
+        raise ConfigError("data.path is not given: name a file or folder of records, as in data.path=votes.parquet")
+    path = votes() if run.data.path == "playground" else Path(run.data.path).expanduser()
+    return sources.open_source(path, run.data.format), sources.root(path)
+
+
+def votes() -> Path:
+    """The simulated votes that ship with the playground."""
+    return Path(str(resources.files("visalign.playground") / "votes" / "records.parquet"))
+
+
+def encoded_once(
+    run: Run, records: list[Preference], root: Path, encoders: Any, ranks: Ranks, screen: Screen
+) -> Encoded:
+    """The encoded records: the first process fills the cache, then the others find it full."""
+
+    def fill() -> Encoded:
+        with screen.stage("encode pictures and prompts") as stage:
+            return encode.encode(
+                records,
+                encoders,
+                root=root,
+                cache=run.data.cache or root / "visalign-cache",
+                resolution=run.data.resolution,
+                max_bad=run.data.max_bad,
+                progress=lambda what, done, total: stage(done, what, total=total),
+            )
+
+    found = fill() if ranks.main else None
+    ranks.wait()
+    return found or fill()
+
+
+class Watch:
+    """After each step: how it goes, and every now and then pictures of the same prompts from the same seeds."""
+
+    def __init__(self, run: Run, parts: Parts, stage: Progress) -> None:
+        self.run, self.parts, self.stage = run, parts, stage
+        self.noted = False
+
+    def __call__(self, moment: Moment) -> None:
+        """Note the step; draw when it is time."""
+        self.stage(moment.step, note(moment.row))
+        if moment.main and not self.noted:  # only now: the engine has accepted these settings for this folder
+            (self.run.out / "run.yaml").write_text(config.to_yaml(self.run), encoding="utf-8")
+            self.noted = True
+        every = self.run.validation.every
+        if moment.main and self.run.validation.prompts and every and moment.step % every == 0:
+            with moment.averaged():
+                self.draw(moment.step)
+
+    def draw(self, step: int) -> Path:
+        """One sheet with every validation prompt, in validation/ of the run's folder."""
+        asked, model = self.run.validation, self.parts.model
+        device = next(model.parameters()).device
+        encoders = self.parts.folder.encoders(DTYPES[self.run.model.dtype], device)
+        size = (self.run.data.resolution, self.run.data.resolution)
+        seeds = [asked.seed + place for place in range(len(asked.prompts))]
+        model.eval()
+        drawn = pictures(
+            encoders, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
+            device=device,
+        )  # fmt: skip
+        shots = [report.Shot("", picture) for batch in drawn for picture in batch]
+        model.train()
+        cards = [report.Card(prompt, [shot]) for prompt, shot in zip(asked.prompts, shots, strict=True)]
+        path = self.run.out / "validation" / f"step-{step:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(report.png(report.contact_sheet(cards, across=4)))
+        return path
+
+
+def note(row: dict[str, float]) -> str:
+    """A step in a few words."""
+    shown = {"loss": "loss {:.3f}", "implicit_accuracy": "accuracy {:.2f}", "grad_norm": "gradient {:.2g}"}
+    return "  ".join(words.format(row[name]) for name, words in shown.items() if name in row)
+
+
+def facts(run: Run, parts: Parts, summary: Summary) -> dict[str, Any]:
+    """What the model card says of the run."""
+    return {
+        "name": run.name,
+        "base": run.model.folder,
+        "method": ", ".join(f"{name}: {value}" for name, value in run.method.items()),
+        "records": len(parts.view),
+        "optimizer steps": f"{summary.steps} of {run.batch} records",
+        "learning rate": run.optimizer.lr,
+        "seed": run.seed,
+        "ended": summary.stopped,
+    }
