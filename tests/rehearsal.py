@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import signal
 import socket
@@ -16,16 +17,18 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tiny
 import torch
+from torch import Tensor, nn
 
 from visalign import engine
-from visalign.batches import Condition, Pairs
+from visalign.batches import Condition, Pairs, Singles
 from visalign.config import Run, load
+from visalign.contract import Loss, Reference
 from visalign.draws import Draws
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full, Lora
@@ -98,6 +101,72 @@ def losses(out: Path) -> dict[int, str]:
 def digest(path: Path) -> dict[str, str]:
     """sha256 of every tensor file of a checkpoint."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.glob("*.safetensors"))}
+
+
+# A method whose numbers can be done by hand ------------------------------------------------------------------------
+
+
+class Scale(nn.Module):
+    """One weight, 1 at the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+
+@dataclass
+class Given:
+    """The loss of record i is weight times i + 1, and so is its metric."""
+
+    batch_type = Singles
+    reference = Reference.NONE
+    own_weight: bool = False  # whether the weights come with the loss instead of the batch
+    state: Count = field(default_factory=lambda: Count())
+
+    def loss(self, batch: Singles, model: Any) -> Loss:
+        self.state.seen += len(batch)
+        each = model.weight * batch.x.flatten()
+        weight = batch.weight if self.own_weight else None
+        return Loss(each, {"margin": batch.x.flatten() - 2.0}, weight)
+
+
+class Count(nn.Module):
+    """State of a method: how many records it saw."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Records 1, 2, 3 … with these weights; all of them in every batch's own order."""
+
+    weights: tuple[float, ...] = (1.0, 0.0, 0.2, 1.0)
+    poisoned: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def key(self, index: int) -> str:
+        return f"number-{index + 1}"
+
+    def weight(self, index: int) -> float:
+        return self.weights[index]
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Singles:
+        x = torch.tensor([[math.inf if index in self.poisoned else index + 1.0] for index in indices])
+        draw = Draws(seed, tuple(map(self.key, indices)), tuple(visits))
+        weight = torch.tensor([self.weights[index] for index in indices])
+        return Singles(x, Condition(torch.zeros(len(indices), 1, 1)), draw, weight)
+
+
+def by_hand(out: Path, *changes: str, view: Numbers | None = None, **more: Any) -> tuple[Any, Scale]:
+    model = Scale()
+    run = settings(out, "steps=1", "micro_batch=1", "optimizer.weight_decay=0", "optimizer.clip=0", *changes)
+    return engine.train(run, more.pop("method", None) or Given(), model, view or Numbers(), **more), model
 
 
 # A process group for every job -------------------------------------------------------------------------------------
