@@ -76,7 +76,7 @@ recipe(
 recipe(
     "dpo_soft",
     dpo,
-    paper="2409.06691",
+    paper="2405.14103",
     formula="-P log s(z) - (1 - P) log s(-z)",
     when="Votes with a probability P (the confidence of a pair): OSP, DNO, ensembles. Any loss takes one like this.",
 )

@@ -101,11 +101,12 @@ class Entry:
         made = [value for value in self.sets.values() if callable(value)]
         return [*made, self.label] if self.label else made
 
-    def __call__(self, *inputs: Tensor, **settings: Any) -> Tensor:
-        """The function itself on its fields, in the order of `fields`; settings and beta by name."""
-        from .bound import evaluate
+    def __call__(self, *inputs: Tensor, beta: float | Tensor | None = None, **settings: Any) -> Tensor:
+        """The loss, (b,), of its columns in the order of `fields`; beta is the entry's own unless it is given."""
+        from .bound import Part
 
-        return evaluate(self, dict(zip(self.fields, inputs, strict=True)), settings)
+        columns = dict(zip(self.fields, inputs, strict=True))
+        return Part(self, settings)(columns, self.beta if beta is None else beta, None)
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,16 @@ def _unknown(name: str) -> str:
     near = get_close_matches(name, _TABLE, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(_TABLE))}"
     return f"unknown loss {name!r}; {hint}"
+
+
+def qualified() -> dict[str, Entry]:
+    """Other projects' names, "project:name", and what they stand for here."""
+    return {name: entry for name, entry in _TABLE.items() if ":" in name and isinstance(entry, Entry)}
+
+
+def ambiguities() -> dict[str, tuple[str, ...]]:
+    """Names that mean several things, and what."""
+    return dict(_AMBIGUOUS)
 
 
 def load_plugins() -> None:
