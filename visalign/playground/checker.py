@@ -85,11 +85,11 @@ def _matched(order: tuple[Found, ...], wanted: Scene) -> tuple[float, float, flo
 
 
 def _size(found: Found, wanted: Thing) -> float:
-    """How well the radius fits a named size: small is below 4.3 pixels, large above 5.5."""
+    """How well the radius fits a named size: small is below 4.6 pixels, large above 5.6."""
     if wanted.size is None:
         return 1.0
     sign = 1.0 if wanted.size == "large" else -1.0
-    return float(expit(sign * (found.radius - 4.9) / 0.1))
+    return float(expit(sign * (found.radius - 5.1) / 0.1))
 
 
 def _relation(order: tuple[Found, ...], relation: str | None) -> float:
@@ -151,7 +151,7 @@ def _describe(pixels: np.ndarray, region: np.ndarray, ground: np.ndarray, style:
     errors = np.square(canonical(mask)[None] - templates(style)).mean((1, 2))
     rows, columns = np.indices(mask.shape)
     at = (float((mask * columns).sum() / mask.sum()) + 0.5, float((mask * rows).sum() / mask.sum()) + 0.5)
-    shapes = softmax(-errors / 0.004)
+    shapes = softmax(-errors / 0.003)
     return Found(colours, shapes, _radius(mask, int(shapes.argmax()), style), at)
 
 
@@ -181,7 +181,7 @@ def _extent(profile: np.ndarray) -> tuple[float, float]:
 def templates(style: str | None) -> np.ndarray:
     """The canonical mask of each shape, averaged over sizes and places within a pixel: (shapes, 14, 14)."""
     places = [(16 + dx, 16 + dy) for dx in (0.0, 0.33, 0.66) for dy in (0.0, 0.33, 0.66)]
-    radii = (3.8, 4.6, 5.4, 6.1)
+    radii = (4.1, 4.8, 5.5, 6.1)
     return np.stack([
         np.mean([canonical(coverage(shape, radius, at, style)) for radius in radii for at in places], axis=0)
         for shape in SHAPES

@@ -22,7 +22,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 SIZES = ("small", "large")
-RADIUS = {"small": (3.6, 4.3), "large": (5.5, 6.2), None: (3.6, 6.2)}
+RADIUS = {"small": (4.0, 4.6), "large": (5.6, 6.2), None: (4.0, 6.2)}
 STYLES = ("outline", "striped", "night")  # the base corpus draws "outline" sometimes, the other two never
 PLACES = {"left of": ((8, 16), (24, 16)), "above": ((16, 8), (16, 24))}  # so that no two things ever touch
 
