@@ -257,5 +257,5 @@ def test_what_a_view_cannot_be_is_said_in_words(encoders: Encoders, folder: Path
         view(Pairs, records[1:], encoded)
     with pytest.raises(DataError, match="'drop' is not one of skip, half"):
         view(Pairs, records, encoded, ties="drop")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="prompt_dropout must lie in 0 … 1, got 1.5"):
+    with pytest.raises(DataError, match=r"prompt_dropout must lie in 0 … 1, got 1\.5"):
         view(Pairs, records, encoded, prompt_dropout=1.5)

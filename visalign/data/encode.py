@@ -3,28 +3,27 @@
 What is kept of a picture is the mean and the deviation of the VAE's posterior, not a sample of it, so that each visit
 draws its own. A picture's key is a hash of everything that changes the value: the file's bytes, the encoders'
 fingerprint, the resolution, the crop, the flip and the dtype. Pictures and prompts go through one at a time: an entry
-is then a function of its input alone, bit for bit, whatever else was missing from the cache.
+is then a function of its input alone, bit for bit, whatever else was missing from the cache (on a CPU a batch is no
+faster, and a VAE fills an accelerator with one picture of 512 pixels).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .. import images
 from ..contract import Encoders
-from ..images import ImageError
 from ..records import DataError, Preference
-from . import media, quarantine
+from . import quarantine
+from .pictures import Pictures
 from .quarantine import Bad
-from .shards import Shards
+from .shards import FORMAT, Shards, name_of
 
-FORMAT = "1"  # raised whenever the same input would give another value
 Progress = Callable[[str, int, int], None]  # ("pictures" or "prompts", done, total)
 
 
@@ -95,7 +94,7 @@ def encode(
         raise DataError("there are no records to train on: give a file that holds some")
     if resolution % encoders.factor:
         raise DataError(f"resolution {resolution} is not a multiple of the VAE's factor {encoders.factor}")
-    pictures = _Pictures(encoders, root, cache, resolution, flips, dtype)
+    pictures = Pictures(encoders, root, cache, resolution, flips=flips, dtype=dtype)
     bad = _all_pictures(records, pictures, max_bad, cache / "quarantine.jsonl", progress or _silent)
     texts, text_keys = _all_texts(records, encoders, cache, progress or _silent)
     return Encoded(
@@ -112,69 +111,22 @@ def encode(
     )
 
 
-class _Pictures:
-    """Items to keys of latents, encoding what is missing on the way."""
-
-    def __init__(
-        self, encoders: Encoders, root: Path, cache: Path, resolution: int, flips: bool, dtype: torch.dtype
-    ) -> None:
-        self.encoders, self.root, self.resolution, self.dtype = encoders, root, resolution, dtype
-        self.sides = (False, True) if flips else (False,)
-        settings = ("latents", FORMAT, encoders.fingerprint, str(resolution), "lanczos center", str(dtype))
-        self.shards = Shards(cache / "latents" / _hash(*settings)[:32])
-        self.keys: dict[tuple[str, bool], str] = {}
-        self._digests: dict[str, str] = {}
-
-    def take(self, record: Preference) -> Bad | None:
-        """Encode the items of a record; what is wrong with it, if anything is."""
-        owners: dict[str, str] = {}
-        for item in record.items:
-            try:
-                digest = self._picture(item)
-            except ImageError as error:
-                return Bad(record.key, str(error), item)
-            if digest in owners:
-                return Bad(record.key, f"the same picture as {owners[digest]}", item)
-            owners[digest] = item
-        return None
-
-    def _picture(self, item: str) -> str:
-        """Encode one item unless that was done; the hash of its bytes."""
-        if item not in self._digests:
-            data = media.fetch(item, self.root)
-            digest = hashlib.sha256(data).hexdigest()
-            for flip in self.sides:
-                key = f"{digest}{'-flipped' if flip else ''}"
-                if key not in self.shards:
-                    self._encode(key, data, flip)
-                self.keys[item, flip] = key
-            self._digests[item] = digest
-        return self._digests[item]
-
-    def _encode(self, key: str, data: bytes, flip: bool) -> None:
-        framed = media.framed(images.load(data), self.resolution, flip=flip)
-        mean, deviation = self.encoders.encode_images(framed.pixels[None])
-        row = {"mean": mean[0].to(self.dtype), "deviation": deviation[0].to(self.dtype)}
-        if not all(bool(value.isfinite().all()) for value in row.values()):
-            raise ImageError(f"its latent is not finite in {self.dtype}")
-        self.shards.add(key, row | {"frame": torch.tensor([*framed.original, *framed.corner], dtype=torch.int64)})
-
-
 def _all_pictures(
-    records: Sequence[Preference], pictures: _Pictures, max_bad: float, listed: Path, progress: Progress
+    records: Sequence[Preference], pictures: Pictures, max_bad: float, listed: Path, progress: Progress
 ) -> list[Bad]:
     """Encode every record's items; the records that were set aside."""
     bad: list[Bad] = []
     seen: set[str] = set()
     try:
-        for done, record in enumerate(records, start=1):
-            wrong = Bad(record.key, "the key occurs twice: the first stays", "") if record.key in seen else None
-            wrong = wrong or pictures.take(record)
-            if wrong:
-                bad.append(wrong)
-                quarantine.check(bad, len(records), max_bad, listed)
-            seen.add(record.key)
-            progress("pictures", done, len(records))
+        with closing(pictures.taken(records)) as taken:
+            for done, (record, wrong) in enumerate(taken, start=1):
+                if record.key in seen:
+                    wrong = Bad(record.key, "the key occurs twice: the first stays", "")
+                if wrong:
+                    bad.append(wrong)
+                    quarantine.check(bad, len(records), max_bad, listed)
+                seen.add(record.key)
+                progress("pictures", done, len(records))
     finally:  # whatever stopped it, what was encoded need not be encoded again
         pictures.shards.flush()
     quarantine.write(bad, listed)
@@ -188,8 +140,8 @@ def _all_texts(
 ) -> tuple[Shards, dict[str, str]]:
     """Encode every prompt and caption once, and the empty one."""
     texts = dict.fromkeys(["", *(text for record in records for text in (record.prompt, *record.captions))])
-    shards = Shards(cache / "texts" / _hash("texts", FORMAT, encoders.fingerprint)[:32])
-    keys = {text: _hash(text) for text in texts}
+    shards = Shards(cache / "texts" / name_of("texts", FORMAT, encoders.fingerprint)[:32])
+    keys = {text: name_of(text) for text in texts}
     for done, (text, key) in enumerate(keys.items(), start=1):
         if key not in shards:
             hidden, pooled = encoders.encode_prompts([text])
@@ -197,10 +149,6 @@ def _all_texts(
         progress("prompts", done, len(keys))
     shards.flush()
     return shards, keys
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def _silent(stage: str, done: int, total: int) -> None:

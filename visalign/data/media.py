@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..images import ImageError
 
 MAX_BYTES = 256 * 2**20  # of one file, before it is read
+READING = Lock()  # so that two threads do not unpack the same column twice
 BLOW_UP = 4  # how many times a picture may be enlarged
 
 
@@ -64,9 +66,10 @@ def _cell(path: Path, reference: str, cell: list[str]) -> bytes:
 
 
 def _at(path: Path, row: int, column: str) -> Any:
-    for group, (start, count) in enumerate(_groups(path)):
-        if start <= row < start + count:
-            return _column(path, group, column)[row - start].as_py()
+    with READING:
+        for group, (start, count) in enumerate(_groups(path)):
+            if start <= row < start + count:
+                return _column(path, group, column)[row - start].as_py()
     raise ImageError(f"{path} has no row {row}")
 
 
@@ -88,6 +91,12 @@ def _column(path: Path, group: int, column: str) -> Any:
     if column not in file.schema_arrow.names:
         raise ImageError(f"{path} has no column {column!r} but {', '.join(file.schema_arrow.names)}")
     return file.read_row_group(group, columns=[column]).column(column)
+
+
+def forget() -> None:
+    """Let go of the parquet columns that are held for the next row."""
+    _groups.cache_clear()
+    _column.cache_clear()
 
 
 @dataclass(frozen=True)

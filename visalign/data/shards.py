@@ -26,6 +26,7 @@ SHARD_BYTES = 256 * 2**20  # a shard is closed when it holds this much,
 SHARD_ROWS = 2048  # or this many rows: what an interruption may cost
 OPEN_FILES = 64
 ABANDONED = 24 * 3600  # seconds
+FORMAT = "1"  # raised whenever the same input would give another value
 Row = Mapping[str, Tensor]
 
 
@@ -106,6 +107,11 @@ class Shards:
                 self._opened.popitem(last=False)
         self._opened.move_to_end(path)
         return self._opened[path]
+
+
+def name_of(*parts: str) -> str:
+    """The sha256 of some texts: a key, or the name of a folder for all that was made with the same settings."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
 def _sweep(folder: Path) -> None:

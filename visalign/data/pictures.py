@@ -1,0 +1,103 @@
+"""Items to keys of cached latents: read and framed on threads, encoded in order by the one that asks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import images
+from ..contract import Encoders
+from ..images import ImageError
+from ..records import Preference
+from . import media
+from .media import Framed
+from .quarantine import Bad
+from .shards import FORMAT, Shards, name_of
+
+READERS = 4  # threads
+AHEAD = 16  # records that are read before their turn
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A picture file that was read: its hash, and what of it must be encoded."""
+
+    digest: str
+    framed: dict[bool, Framed]  # flipped -> pixels, where the cache has none
+
+
+class Pictures:
+    """The latents of pictures in one cache, under one setting; what is missing is encoded on the way."""
+
+    def __init__(
+        self, encoders: Encoders, root: Path, cache: Path, resolution: int, *, flips: bool, dtype: torch.dtype
+    ) -> None:
+        self.encoders, self.root, self.resolution, self.dtype = encoders, root, resolution, dtype
+        self.sides = (False, True) if flips else (False,)
+        settings = ("latents", FORMAT, encoders.fingerprint, str(resolution), "lanczos center", str(dtype))
+        self.shards = Shards(cache / "latents" / name_of(*settings)[:32])
+        self.keys: dict[tuple[str, bool], str] = {}  # (item, flipped) -> key in the shards
+        self._digests: dict[str, str] = {}
+
+    def taken(self, records: Sequence[Preference]) -> Iterator[tuple[Preference, Bad | None]]:
+        """Each record in turn once its items are encoded, with what is wrong with it, if anything is."""
+        pool = ThreadPoolExecutor(READERS)
+        waiting: deque[tuple[Preference, list[Future[_Read]]]] = deque()
+        try:
+            for record in records:
+                waiting.append((record, [pool.submit(self._read, item) for item in record.items]))
+                if len(waiting) > AHEAD:
+                    yield self._take(*waiting.popleft())
+            while waiting:
+                yield self._take(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+            media.forget()
+
+    def _take(self, record: Preference, reads: Sequence[Future[_Read]]) -> tuple[Preference, Bad | None]:
+        owners: dict[str, str] = {}
+        for item, read in zip(record.items, reads, strict=True):
+            try:
+                digest = self._encoded(item, read.result())
+            except ImageError as error:
+                return record, Bad(record.key, str(error), item)
+            if digest in owners:
+                return record, Bad(record.key, f"the same picture as {owners[digest]}", item)
+            owners[digest] = item
+        return record, None
+
+    def _read(self, item: str) -> _Read:
+        """On a thread: the bytes, their hash, and the pixels of what the cache has not."""
+        if item in self._digests:
+            return _Read(self._digests[item], {})
+        data = media.fetch(item, self.root)
+        digest = hashlib.sha256(data).hexdigest()
+        missing = [flip for flip in self.sides if _key(digest, flip) not in self.shards]
+        image = images.load(data) if missing else None
+        return _Read(digest, {flip: media.framed(image, self.resolution, flip=flip) for flip in missing if image})
+
+    def _encoded(self, item: str, read: _Read) -> str:
+        """The hash of an item's bytes, once every side of it is in the cache."""
+        for flip, framed in read.framed.items():
+            if _key(read.digest, flip) not in self.shards:  # another item of the same content may have come first
+                self._encode(_key(read.digest, flip), framed)
+        self.keys.update({(item, flip): _key(read.digest, flip) for flip in self.sides})
+        self._digests[item] = read.digest
+        return read.digest
+
+    def _encode(self, key: str, framed: Framed) -> None:
+        mean, deviation = self.encoders.encode_images(framed.pixels[None])
+        row = {"mean": mean[0].to(self.dtype), "deviation": deviation[0].to(self.dtype)}
+        if not all(bool(value.isfinite().all()) for value in row.values()):
+            raise ImageError(f"its latent is not finite in {self.dtype}")
+        self.shards.add(key, row | {"frame": torch.tensor([*framed.original, *framed.corner], dtype=torch.int64)})
+
+
+def _key(digest: str, flip: bool) -> str:
+    return f"{digest}-flipped" if flip else digest
