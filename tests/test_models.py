@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import tiny
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from visalign.batches import Pairs
+from visalign.batches import Condition, Pairs
 from visalign.contract import Denoiser, Reference
 from visalign.diffusion import errors, noise_pairs
 from visalign.draws import Draws
@@ -17,6 +18,7 @@ from visalign.models import attention
 from visalign.models.folder import Folder, FolderError
 from visalign.models.publish import attach_lora, publish
 from visalign.sampling import generate, initial_noise, pictures
+from visalign.trainers import DiffusionDPO
 
 FAMILIES = ["sd15", "sd21", "sdxl"]
 PROMPTS = ["a red circle left of a blue square", "a green square", ""]
@@ -78,6 +80,50 @@ def test_policy_and_reference_are_equal_bit_for_bit_before_training(folder: Fold
     batch = pairs(folder)
     found = errors(model, noise_pairs(model.process, batch), batch.condition)
     assert torch.equal(found.policy, found.reference)
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_they_are_equal_under_bf16_autocast_and_so_the_loss_is_log_2_bit_for_bit(folder: Folder, train: str) -> None:
+    model, batch = folder.denoiser(train=train, rank=4), pairs(folder)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = DiffusionDPO(beta=5000).loss(batch, model)
+    assert torch.equal(loss.each, -torch.nn.functional.logsigmoid(torch.zeros(2)))
+    loss.each.sum().backward()
+    norm = sum(float(each.grad.square().sum()) for each in model.trainable().values() if each.grad is not None)
+    assert norm > 0
+
+
+def part(batch: Pairs, i: int) -> Pairs:
+    """The i-th pair of a batch, as a batch of one."""
+    b, rows = len(batch), [i, len(batch) + i]
+    told = batch.condition
+    condition = Condition(*(None if each is None else each[rows] for each in (told.text, told.pooled, told.time_ids)))
+    draw = Draws(batch.draw.seed, batch.draw.keys[i : i + 1], batch.draw.visits[i : i + 1])
+    assert b == len(batch.draw)
+    one = slice(i, i + 1)
+    return Pairs(batch.win[one], batch.lose[one], condition, draw, batch.confidence[one], batch.weight[one])
+
+
+def test_a_batch_of_three_is_three_batches_of_one(folder: Folder) -> None:
+    model, batch = folder.denoiser(train="lora", rank=4), pairs(folder, 3)
+    nudge(model)
+    together = errors(model, noise_pairs(model.process, batch), batch.condition)
+    for i in range(3):
+        one = part(batch, i)
+        alone = errors(model, noise_pairs(model.process, one), one.condition)
+        for found, expected in ((alone.policy, together.policy), (alone.reference, together.reference)):
+            assert torch.allclose(found, expected[[i, 3 + i]], atol=5e-7, rtol=0)
+
+
+def test_in_float64_the_loss_of_a_batch_is_its_parts_to_ten_digits(sd15: Folder) -> None:
+    model, batch = sd15.denoiser(train="full").double(), pairs(sd15, 3)
+    nudge(model, 1e-3)
+    batch = replace(batch, win=batch.win.double(), lose=batch.lose.double())
+    together = DiffusionDPO(beta=100).loss(batch, model).each
+    for i in range(3):
+        assert float(DiffusionDPO(beta=100).loss(part(batch, i), model).each.detach()) == pytest.approx(
+            float(together[i]), abs=1e-10
+        )
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])
