@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from visalign.scoring import Scorer
 
-    from .rules import Rules
+    from .rules import Redrawing, Rules
 
-__all__ = ["Rules", "load"]
+__all__ = ["Redrawing", "Rules", "load"]
 
 
 def load(name: str, **settings: Any) -> Scorer:
@@ -27,8 +27,8 @@ def load(name: str, **settings: Any) -> Scorer:
 
 def __getattr__(name: str) -> Any:
     """Classes are imported when they are first asked for."""
-    if name == "Rules":
-        from .rules import Rules
+    if name in ("Rules", "Redrawing"):
+        from . import rules
 
-        return Rules
+        return getattr(rules, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

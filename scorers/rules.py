@@ -1,4 +1,4 @@
-"""The playground's rule checker as a scorer: objects, colours, relations and cleanliness, and their product."""
+"""The playground's two judges as scorers: the rule checker, and the one that draws the caption and compares."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from visalign.scoring import Sample, Scores
 
@@ -34,6 +35,11 @@ class Rules:
         return Scores(overall, table, valid=~overall.isnan(), right=overall > checker.CLEAN_AND_RIGHT)
 
 
+def _pixels(sample: Sample) -> NDArray[np.uint8]:
+    assert sample.image is not None
+    return np.asarray(sample.image.convert("RGB"))
+
+
 def _verdict(sample: Sample) -> dict[str, float]:
     """What the checker says of a sample by aspect; nothing where it cannot read it."""
     from visalign.playground import checker
@@ -41,7 +47,35 @@ def _verdict(sample: Sample) -> dict[str, float]:
     if sample.image is None:
         return {}
     try:
-        verdict = checker.check(np.asarray(sample.image.convert("RGB")), sample.prompt)
+        verdict = checker.check(_pixels(sample), sample.prompt)
     except ValueError:
         return {}
     return {name: float(getattr(verdict, name)) for name in (*checker.ASPECTS, "overall")}
+
+
+@dataclass(frozen=True)
+class Redrawing:
+    """Draws what the prompt asks for where it explains the picture best, and scores what is left over, in [0, 1].
+
+    It shares no rule with the checker and makes no votes: gains that it does not see are gains on paper.
+    """
+
+    name = "redrawing"
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """Values (n,), and whether a picture counts as right."""
+        from visalign.playground import second_judge
+
+        values = torch.tensor([_redrawn(sample) for sample in samples], dtype=torch.float64)
+        return Scores(values, valid=~values.isnan(), right=values > second_judge.RIGHT)
+
+
+def _redrawn(sample: Sample) -> float:
+    from visalign.playground import second_judge
+
+    try:
+        return (
+            float("nan") if sample.image is None else float(second_judge.scores([_pixels(sample)], [sample.prompt])[0])
+        )
+    except ValueError:
+        return float("nan")

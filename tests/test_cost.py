@@ -81,9 +81,3 @@ def test_half_precision_keeps_half_the_activations() -> None:
         cost.estimate(replace(SHAPE, train="full", precision="bf16")),
     )
     assert 0.45 < narrow.activations / wide.activations < 0.75  # norms keep float32 statistics
-
-
-def test_sdxl_is_told_in_seconds_and_in_its_own_call_shape() -> None:
-    told = cost.estimate(cost.Shape(architectures.SDXL, size=32, dtype="bf16", precision="bf16", checkpointing=True))
-    assert told.parameters == 2_567_463_684
-    assert told.weights == 2 * told.parameters + 4 * told.trained

@@ -29,6 +29,7 @@ from .records import Preference
 
 METHODS = {"sft": "playground_sft", "dpo": "playground_dpo"}  # by the name in the report: recipe
 CANDIDATES = 400  # training prompts, two pictures each
+JUDGES = ("rules", "redrawing")  # the first is what the voters vote by, the second made no votes
 HELD_OUT = 256  # prompts that judge
 SEED_APART = 1_000_000  # between the seeds of candidates and those of evaluation
 HOW = Settings(steps=playground.STEPS, guidance=playground.GUIDANCE, batch=64)
@@ -105,7 +106,7 @@ def evaluated(runs: Mapping[str, Path], screen: job.Screen) -> Comparison:
     for name, folder in runs.items():
         drawn[name] = draw(str(folder), prompts, seeds, HOW, screen, title=f"draw held-out prompts: {name}")
     with screen.stage("judge"):
-        return Comparison.of(prompts, drawn, [registry.build("scorer", "rules")])
+        return Comparison.of(prompts, drawn, [registry.build("scorer", name) for name in JUDGES])
 
 
 def numbers(found: Comparison, seconds: float) -> dict[str, Any]:

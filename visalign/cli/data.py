@@ -37,8 +37,7 @@ def run(given: Any) -> int:
     from .screen import Screen
 
     screen, path = Screen(), Path(given.path).expanduser()
-    with screen.stage(f"read {path}"):
-        records = sources.open_source(path, given.format)
+    records = sources.open_source(path, given.format)
     screen.table("Records", ["", ""], counted(records))
     bad = unusable(records, sources.root(path), screen)
     if not bad:

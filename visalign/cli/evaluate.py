@@ -24,6 +24,12 @@ def add(commands: words.Commands) -> None:
     drawing_options(made)
 
 
+def short(models: list[str]) -> list[str]:
+    """The last part of each path, where that tells them apart."""
+    last = [model.rstrip("/").split("/")[-1] for model in models]
+    return last if len(set(last)) == len(last) else models
+
+
 def run(given: Any) -> int:
     """Draw with every model, judge, print the tables and write the report."""
     from pathlib import Path
@@ -39,13 +45,17 @@ def run(given: Any) -> int:
     scorers = [registry.build("scorer", name) for name in given.judge]
     prompts = [prompt for prompt in words.prompts(given.prompts) for _ in range(given.seeds)]
     seeds = [given.first_seed + place % given.seeds for place in range(len(prompts))]
-    drawn = {model: draw(model, prompts, seeds, how, screen) for model in given.models}
+    names = short(given.models)
+    drawn = {
+        name: draw(model, prompts, seeds, how, screen, title=f"draw with {name}")
+        for name, model in zip(names, given.models, strict=True)
+    }
     with screen.stage("judge"):
         found = comparison.Comparison.of(prompts, drawn, scorers)
     for table in found.tables():
         screen.show(table)
-    asked = {name: value for name, value in vars(given).items() if name not in ("run", "rest")}
+    asked = {name: value for name, value in vars(given).items() if name not in ("run", "rest", "parser")}
     said = {"command": words.yaml_of(asked)}
-    page = found.report(f"{' against '.join(reversed(given.models))}", settings=said).write(Path(given.out))
+    page = found.report(" against ".join(reversed(names)), settings=said).write(Path(given.out))
     screen.say(f"report: {page}")
     return 0

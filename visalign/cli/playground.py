@@ -23,6 +23,7 @@ def add(commands: words.Commands) -> None:
     build = words.command(
         jobs, "build", "train the playground's models anew: about an hour on two cores", build_example, make
     )
+    build.add_argument("--seed", type=int, default=0, help="of the corpus and the training (0)")
     build.add_argument("--out", default="runs/playground_model", metavar="DIR", help="where to (runs/playground_model)")
 
 
@@ -60,6 +61,6 @@ def make(given: Any) -> int:
     from .screen import Screen
 
     screen = Screen()
-    build.build(Path(given.out), screen)
+    build.build(Path(given.out), seed=given.seed, say=screen.say)
     screen.say(f"built in {given.out}")
     return 0

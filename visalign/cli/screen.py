@@ -44,6 +44,8 @@ class Screen:
 
     def __init__(self, *, silent: bool = False) -> None:
         self.console = Console(quiet=silent, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:  # rich would take a log for 80 columns wide
+            self.console.width = 120
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
