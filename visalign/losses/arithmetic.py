@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 EXPONENT_LIMIT = 40.0
 """Exponents stop here: e^40 squared is still finite in float32. Beyond it the gradient is exactly zero."""
@@ -19,6 +20,14 @@ def wide(values: Tensor) -> Tensor:
 def difference(first: Tensor, second: Tensor) -> Tensor:
     """first - second, each widened before and not after the subtraction."""
     return wide(first) - wide(second)
+
+
+def log1pexp(values: Tensor) -> Tensor:
+    """log(1 + e^x) = -log s(-x). Linear above 40, not from torch's 20 on, where float64 still sees the difference.
+
+    Half the cost of -logsigmoid once a loss has more terms: there is no buffer to keep, and no sign to turn back.
+    """
+    return softplus(values, threshold=EXPONENT_LIMIT)
 
 
 def bounded_exp(exponent: Tensor) -> Tensor:

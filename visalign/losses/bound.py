@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .registry import Entry, Fields, Reads
@@ -67,7 +68,7 @@ class Part:
         certainty = self._certainty(fields, confidence)
         each = evaluate(self.entry, fields, settings)
         if certainty is not None:
-            each = certainty * each + (1 - certainty) * evaluate(self.entry, exchanged(fields), settings)
+            each = mixed(each, evaluate(self.entry, exchanged(fields), settings), certainty)
         scale = self.weight * beta**self.beta_power if self.beta_power else self.weight
         return each if isinstance(scale, (int, float)) and scale == 1 else scale * each
 
@@ -81,6 +82,12 @@ class Part:
                 f"{self.entry.name} sorts its batch, so a confidence per pair means nothing; give one number"
             )
         return confidence if own is None else own * confidence + (1 - own) * (1 - confidence)
+
+
+def mixed(given: Tensor, turned: Tensor, certainty: Tensor | float) -> Tensor:
+    """certainty * given + (1 - certainty) * turned in one pass; the certainty of a robust loss exceeds one."""
+    weight = certainty.to(given) if isinstance(certainty, Tensor) else certainty
+    return torch.lerp(turned, given, weight)
 
 
 def exchanged(fields: Fields) -> dict[str, Any]:

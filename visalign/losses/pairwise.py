@@ -11,9 +11,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
-from .arithmetic import difference, wide
+from .arithmetic import bounded_exp, difference, log1pexp, wide
 from .registry import loss
 
 Number = float | Tensor
@@ -22,7 +21,7 @@ Number = float | Tensor
 @loss("h", paper="2305.18290 eq. 7", formula="-log s(z - margin)", when="The default: a plain vote on each pair.")
 def dpo(win: Tensor, lose: Tensor, *, beta: Number, margin: Number = 0.0) -> Tensor:
     """Direct preference optimization; `margin` is the lead, in units of z, that the winner must have."""
-    return -logsigmoid(beta * difference(win, lose) - margin)
+    return log1pexp(margin - beta * difference(win, lose))
 
 
 @loss(
@@ -64,7 +63,7 @@ def exo_pair(win: Tensor, lose: Tensor, *, beta: Number, epsilon: float = 1e-3) 
     """
     z = beta * difference(win, lose)
     keep = math.log1p(-epsilon)
-    return logsigmoid(z) + torch.sigmoid(-z) * (keep - math.log(epsilon) - z) - keep
+    return torch.sigmoid(-z) * (keep - math.log(epsilon) - z) - log1pexp(-z) - keep
 
 
 @loss(
@@ -75,10 +74,13 @@ def exo_pair(win: Tensor, lose: Tensor, *, beta: Number, epsilon: float = 1e-3) 
     beta=0.05,
 )
 def discopop(win: Tensor, lose: Tensor, *, beta: Number, temperature: float = 0.05) -> Tensor:
-    """Log-ratio modulated loss found by DiscoPOP; e^-z s(z/t) is one exponential, or it is 0 * inf below z = -88."""
+    """Log-ratio modulated loss found by DiscoPOP, 0 < temperature <= 1/2.
+
+    Below z = -88 the published product s(z/t) e^-z is 0 * inf. Here the exponent stops at 40, where the gate, below
+    e^-80, has long been shut.
+    """
     z = beta * difference(win, lose)
-    gate = z / temperature
-    return -logsigmoid(z) * torch.sigmoid(-gate) + (logsigmoid(gate) - z).exp()
+    return torch.lerp(log1pexp(-z), bounded_exp(-z), torch.sigmoid(z / temperature))
 
 
 @loss(
@@ -133,8 +135,8 @@ def rpo_square(
 
 
 def _bernoulli_kl(of: Tensor, to: Tensor) -> Tensor:
-    """KL(Bernoulli(s(of)) || Bernoulli(s(to))), from logits; log s(-x) = log s(x) - x folds the two terms."""
-    return logsigmoid(of) - logsigmoid(to) - torch.sigmoid(-of) * (of - to)
+    """KL(Bernoulli(s(of)) || Bernoulli(s(to))) from logits; log s(-x) = log s(x) - x folds the two terms."""
+    return log1pexp(-to) - log1pexp(-of) - torch.sigmoid(-of) * (of - to)
 
 
 @loss(
