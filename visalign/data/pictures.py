@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class Pictures:
         self.keys: dict[tuple[str, bool], str] = {}  # (item, flipped) -> key in the shards
         self._digests: dict[str, str] = {}
 
-    def taken(self, records: Sequence[Preference]) -> Iterator[tuple[Preference, Bad | None]]:
+    def taken(self, records: Sequence[Preference]) -> Generator[tuple[Preference, Bad | None]]:
         """Each record in turn once its items are encoded, with what is wrong with it, if anything is."""
         pool = ThreadPoolExecutor(READERS)
         waiting: deque[tuple[Preference, list[Future[_Read]]]] = deque()
