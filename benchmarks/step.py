@@ -80,7 +80,7 @@ class Contender:
         """Forward, backward, update: what the engine does for one window of one micro-batch."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             loss = self.method.loss(self.batch, self.model).each.mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 

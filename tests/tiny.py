@@ -103,7 +103,7 @@ def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
             tokenizer=reader, tokenizer_2=reader, unet=unet(40, pooled=24), scheduler=scheduler("epsilon"),
         )  # fmt: skip
     else:
-        kind = {"use_linear_projection": True, "attention_head_dim": (2, 4)} if family == "sd21" else {}
+        kind: dict[str, Any] = {"use_linear_projection": True, "attention_head_dim": (2, 4)} if family == "sd21" else {}
         pipe = StableDiffusionPipeline(
             vae=vae(), text_encoder=text_encoder(reader, 32), tokenizer=reader, unet=unet(32, **kind),
             scheduler=scheduler("v_prediction" if family == "sd21" else "epsilon"), safety_checker=None,

@@ -154,7 +154,7 @@ class Saved:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * share
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(list(self.named.values()), 1.0)
         self.optimizer.step()
         decay = min(self.average, (1 + self.done) / (10 + self.done))
