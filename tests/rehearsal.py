@@ -30,6 +30,7 @@ from visalign.batches import Condition, Pairs, Singles
 from visalign.config import Run, load
 from visalign.contract import Loss, Reference
 from visalign.draws import Draws
+from visalign.losses.state import RunningMean
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full, Lora
 from visalign.process import Ddpm
@@ -169,6 +170,17 @@ def by_hand(out: Path, *changes: str, view: Numbers | None = None, **more: Any) 
     return engine.train(run, more.pop("method", None) or Given(), model, view or Numbers(), **more), model
 
 
+@dataclass
+class Counting(DiffusionDPO):
+    """DPO that also keeps a mean over everything it saw, which must be one number on all ranks."""
+
+    seen: RunningMean = field(default_factory=RunningMean)
+
+    def loss(self, batch: Pairs, model: Any) -> Loss:
+        self.seen.update(batch.win.flatten(1).mean(1))
+        return super().loss(batch, model)
+
+
 # A process group for every job -------------------------------------------------------------------------------------
 
 
@@ -259,11 +271,14 @@ def _perform(job: dict[str, Any], rank: int) -> int:
 
     def told(moment: engine.Moment) -> None:
         if [rank, moment.step] == job.get("terminate"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1 + job.get("twice", False)):
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    summary = rehearse(settings(out, *job["changes"]), model=model, view=view, on_step=told)
+    method = Counting(beta=200.0)
+    summary = rehearse(settings(out, *job["changes"]), model=model, view=view, method=method, on_step=told)
     weights = b"".join(each.detach().numpy().tobytes() for each in model.trainable().values())
     ended = {"weights": hashlib.sha256(weights).hexdigest(), "stopped": summary.stopped, "steps": summary.steps}
+    ended |= {"mean": float(method.seen.mean), "count": float(method.seen.count)}
     (out / f"rank-{rank}.json").write_text(json.dumps({**ended, "notes": summary.notes, "resumed": summary.resumed}))
     return 0
 

@@ -53,6 +53,12 @@ def test_two_ranks_end_with_the_same_weights_bit_for_bit(runs: dict[int, Path]) 
     assert trained(runs[2]).norm() > 0
 
 
+def test_what_a_method_remembers_is_one_number_on_all_ranks_and_that_of_one_process(runs: dict[int, Path]) -> None:
+    one, *two = (json.loads((runs[n] / f"rank-{rank}.json").read_text()) for n, rank in ((1, 0), (2, 0), (2, 1)))
+    assert two[0]["mean"] == two[1]["mean"] == pytest.approx(one["mean"], rel=1e-6)
+    assert two[0]["count"] * 2 == two[1]["count"] * 2 == one["count"] == 72  # `reduce` is a mean: sizes too
+
+
 def test_two_processes_go_where_one_goes(runs: dict[int, Path]) -> None:
     """Sums are made in another order, so not to the bit: to 1e-3 of the distance moved. Dropout falls alike."""
     one, two = trained(runs[1]), trained(runs[2])

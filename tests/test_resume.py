@@ -73,10 +73,25 @@ def test_more_steps_may_be_asked_for_and_continue_the_run(tmp_path: Path) -> Non
     assert digest(longer.checkpoint) == digest(whole.checkpoint)
 
 
-def test_starting_over_never_runs_over_a_run(tmp_path: Path) -> None:
-    rehearse(settings(tmp_path))
-    with pytest.raises(ConfigError, match="holds checkpoints"):
-        rehearse(settings(tmp_path), resume=False)
+def test_starting_over_sets_the_earlier_run_aside(tmp_path: Path) -> None:
+    """Also with settings that it could not be resumed with; only the last earlier run is kept."""
+    first = rehearse(settings(tmp_path, "steps=3"))
+    kept, rows = digest(first.checkpoint), losses(tmp_path)
+    again = rehearse(settings(tmp_path, "steps=3", "optimizer.lr=2e-3"), resume=False)
+    assert again.resumed == 0 and "previous" in again.notes[0]
+    assert digest(tmp_path / "previous/checkpoints/step-000003") == kept
+    assert losses(tmp_path / "previous") == rows
+    assert len(losses(tmp_path)) == 3 and losses(tmp_path) != rows
+    rehearse(settings(tmp_path, "steps=3", "optimizer.lr=2e-3"), resume=False)
+    assert losses(tmp_path / "previous") == losses(tmp_path)
+
+
+def test_another_learning_rate_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    first = rehearse(settings(tmp_path, "steps=3"))
+    before = digest(first.checkpoint), losses(tmp_path)
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.001 -> 0\.002"):
+        rehearse(settings(tmp_path, "steps=3", "optimizer.lr=2e-3"))
+    assert (digest(first.checkpoint), losses(tmp_path)) == before
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_losses_are_the_same(tmp_path: Path) -> None:
@@ -129,6 +144,12 @@ def kill_and_compare(nursery: Nursery, folder: Path, kills: list[tuple[float, bo
     assert ended[0]["weights"] == ended[1]["weights"]
     assert not list((folder / "broken/checkpoints").glob(".tmp-*")), "what killed saves left was not cleared away"
     return cut
+
+
+def test_a_second_signal_ends_the_run_at_once(nursery: Nursery, tmp_path: Path) -> None:
+    nursery.start(tmp_path, terminate=[0, 4], twice=True)
+    assert nursery.wait() == -signal.SIGTERM
+    assert [path.name for path in checkpoint.listed(tmp_path / "checkpoints")] == ["step-000003"]
 
 
 def test_two_kills_one_of_them_while_saving_change_no_bit(nursery: Nursery, tmp_path: Path) -> None:

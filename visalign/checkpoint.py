@@ -138,6 +138,19 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
+def start_over(out: Path) -> bool:
+    """Set an earlier run's checkpoints and rows aside in out/previous, where only the last such run is kept."""
+    if not listed(out / "checkpoints"):
+        return False
+    previous = out / "previous"
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for part in (out / "checkpoints", out / "metrics.jsonl"):
+        if part.exists():
+            os.replace(part, previous / part.name)
+    return True
+
+
 def environment(processes: int, device: str) -> dict[str, Any]:
     """What bit equality hangs on besides the settings."""
     packages = ("visalign", "numpy", "accelerate", "diffusers", "transformers", "peft", "safetensors")

@@ -65,6 +65,11 @@ class Ranks:
         gathered: Tensor = self.accelerator.gather(values)
         return gathered.reshape(self.count, *values.shape)
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a value over the processes, the same on each: what modules with a `reduce` are given."""
+        reduced: Tensor = self.accelerator.reduce(value, reduction="mean")
+        return reduced
+
     def told(self, value: T) -> T:
         """The main process's value, on every process."""
         told: T = broadcast_object_list([value])[0]

@@ -24,7 +24,7 @@ from torch import nn
 
 from . import checkpoint, metrics
 from .checkpoint import Snapshot
-from .config import ConfigError, Run, plain
+from .config import Run, plain
 from .contract import Denoiser, Method, View
 from .distributed import Ranks, Signals
 from .draws import Draws
@@ -75,6 +75,7 @@ def train(
 ) -> Summary:
     """Train `model` in place for `run.steps` optimizer steps, or go on from the newest checkpoint in `run.out`.
 
+    Without `resume` a run that is there already is set aside in <out>/previous. `on_step` is called on every process.
     Every parameter that requires a gradient is trained. With `run.ema` the model holds the averaged weights at the end.
     Raises ConfigError for settings that cannot be, NonFiniteError, and CheckpointError.
     """
@@ -218,8 +219,9 @@ class Training:
 
     def _start(self, resume: bool) -> tuple[str, ...]:
         """Go on from the newest whole checkpoint, if there is one; what a person should know about it."""
-        if not resume and checkpoint.listed(self.folder):
-            raise ConfigError(f"{self.folder} holds checkpoints: resume, give another out, or move them away")
+        if not resume:
+            aside = self.ranks.told(checkpoint.start_over(self.run.out) if self.ranks.main else False)
+            return (f"started over; the run that was here is in {self.run.out / 'previous'}",) * aside
         found = self.ranks.told(checkpoint.newest(self.folder) if self.ranks.main else None)
         if found is None:
             return ()

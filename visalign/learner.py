@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,13 @@ class Step(nn.Module):
         return self.method.loss(batch, self.model)
 
 
+@runtime_checkable
+class Reducing(Protocol):
+    """State that must agree over processes: it takes its batch's numbers to their mean through `reduce`."""
+
+    reduce: Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Measured:
     """A window's numbers on the host: n records over all micro-batches and ranks, rank by rank."""
@@ -61,6 +68,9 @@ class Learner:
         self.run, self.ranks = run, ranks
         self.step = Step(method, model).train()
         self.wrapped = ranks.wrap(self.step)
+        for part in self.step.state.modules():
+            if isinstance(part, Reducing):
+                part.reduce = ranks.mean
         self.weights = {name: each for name, each in self.step.named_parameters() if each.requires_grad}
         if not self.weights:
             raise ConfigError("no parameter of the model requires a gradient: there is nothing to train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -188,7 +189,7 @@ class WandB:
         except ImportError:
             raise ConfigError("trackers: wandb is not installed; pip install 'visalign[wandb]'") from None
         kept = run.out / "wandb_id"
-        name = kept.read_text().strip() if kept.is_file() else wandb.util.generate_id()
+        name = kept.read_text().strip() if kept.is_file() else uuid.uuid4().hex
         kept.write_text(name)
         settings = plain(run)
         self.run: Any = wandb.init(project="visalign", name=run.name, id=name, resume="allow", config=settings)
