@@ -35,7 +35,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), dtype=np.uint8)
     names = album.write(pictures, folder / "pictures.parquet")
     votes = [
-        Preference(f"a red circle number {row}", names[2 * row : 2 * row + 2], verdict="tie" if row == 3 else "first")
+        Preference(
+            f"a red circle number {row}", tuple(names[2 * row : 2 * row + 2]), verdict="tie" if row == 3 else "first"
+        )
         for row in range(16)
     ]
     store.write(votes, folder / "records.parquet")

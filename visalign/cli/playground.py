@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import words
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 EXAMPLE = "visalign playground show --out runs/playground"
 
@@ -34,16 +39,12 @@ def show(given: Any) -> int:
     from .. import playground, registry
     from ..drawing import Settings, draw
     from ..evaluation import comparison
-    from ..playground import corpus
     from .screen import Screen
 
     screen = Screen()
     prompts = words.prompts(f"playground:{given.split}:{given.count}")
     how = Settings(playground.STEPS, playground.GUIDANCE)
-    drawn = {
-        "true": corpus.renderings(prompts),
-        "base": draw("playground", prompts, list(range(len(prompts))), how, screen),
-    }
+    drawn = {"true": rendered(prompts), "base": draw("playground", prompts, range(len(prompts)), how, screen)}
     found = comparison.Comparison.of(prompts, drawn, [registry.build("scorer", "rules")])
     screen.show(comparison.standings_table(found.first))
     page = found.report("The playground", settings={"drawing": words.yaml_of(how)}, shown=len(prompts)).write(
@@ -51,6 +52,17 @@ def show(given: Any) -> int:
     )
     screen.say(f"page: {page}")
     return 0
+
+
+def rendered(prompts: Sequence[str]) -> NDArray[np.uint8]:
+    """A true picture of each prompt, as the world draws it, (n, 32, 32, 3)."""
+    import numpy as np
+
+    from ..draws import generator
+    from ..playground.captions import parse
+    from ..playground.world import draw, place
+
+    return np.stack([draw(place(parse(prompt), generator(0, prompt, 0, "rendering"))) for prompt in prompts])
 
 
 def make(given: Any) -> int:
