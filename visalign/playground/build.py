@@ -36,7 +36,7 @@ class Plan:
     vae_steps: int = 3_600
     vae_batch: int = 20
     vae_rate: float = 1.2e-3
-    base_steps: int = 3_600
+    base_steps: int = 2_000
     base_batch: int = 64
     base_rate: float = 1.0e-3
     dropout: float = 0.1  # share of captions left empty, for classifier-free guidance
@@ -185,8 +185,9 @@ class Saved:
         for name, each in self.named.items():
             each.copy_(tensors[f"weight/{name}"])
             self.averaged[name].copy_(tensors[f"average/{name}"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[each] = {key: tensors[f"{key}/{name}"].clone() for key in keys}
+            # The fused optimizer walks flat memory: moments must lie as their parameters do (channels last).
+            moments = {key: torch.empty_like(each).copy_(tensors[f"{key}/{name}"]) for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[each] = {"step": tensors[f"step/{name}"].clone(), **moments}
         self.done = int(next(iter(tensors[key] for key in tensors if key.startswith("step/"))))
 
 
