@@ -110,7 +110,7 @@ def uniform_tokens() -> inputs.TokenPairs:
     )
 
 
-def on_policy(collision: float) -> dict[str, Tensor]:
+def on_policy(collision: float) -> dict[str, Any]:
     tokens = uniform_tokens()
     sides = {"on_policy_win": tokens.win, "on_policy_lose": tokens.lose}
     level = torch.tensor(collision, dtype=torch.float64).log()
@@ -185,7 +185,7 @@ def irpo() -> Tensor:
     return ranked("irpo", score=p["relevance"][None], rank=p["rank"][None])
 
 
-def sequence_kl(name: str) -> dict[str, Tensor]:
+def sequence_kl(name: str) -> dict[str, Any]:
     return {"kl_win": params(name)["seq_kl_chosen"], "kl_lose": params(name)["seq_kl_rejected"]}
 
 

@@ -167,7 +167,8 @@ def test_denoising_errors_make_surrogate_log_ratios() -> None:
         errors[0, :1], errors[0, 1:], errors[1, :1], errors[1, 1:], weight=torch.tensor([2.0])
     )
     torch.testing.assert_close(pairs.win, torch.tensor([0.0002]), rtol=1e-4, atol=0)
-    assert pairs.fields().keys() == {"win", "lose", "logp_win", "logp_lose"}
+    both = losses.combine([("dpo", 1.0), ("sft", 1.0)]).on(pairs, beta=5000.0)
+    torch.testing.assert_close(both, losses.dpo(pairs.win, pairs.lose, beta=5000.0) + 0.12)
 
 
 def test_builders_refuse_what_they_cannot_make() -> None:

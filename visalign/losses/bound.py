@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .registry import Entry, Fields, Reads
-
-reads_of = lru_cache(maxsize=None)(Reads.of)
 
 
 class Inputs(Protocol):
@@ -24,7 +21,7 @@ class Inputs(Protocol):
 def evaluate(entry: Entry, fields: Fields, settings: Mapping[str, Any]) -> Tensor:
     """The loss of an entry on named fields, (b,), its label taken as given; `settings` may hold beta."""
     arguments = {name: _made(maker, fields, settings) for name, maker in entry.sets.items()}
-    reads = reads_of(entry.function)
+    reads = Reads.of(entry.function)
     for name in reads.fields:
         if name not in arguments:
             arguments[name] = _column(entry.name, fields, entry.reads.get(name, name))
@@ -37,7 +34,7 @@ def _made(maker: Any, fields: Fields, settings: Mapping[str, Any]) -> Any:
     """An argument that a recipe decides: a constant, or a function of the fields and settings that it names."""
     if not callable(maker):
         return maker
-    reads = reads_of(maker)
+    reads = Reads.of(maker)
     columns = {name: _column(maker.__name__, fields, name) for name in reads.fields}
     return maker(**columns, **{name: settings[name] for name in reads.settings if name in settings})
 

@@ -238,4 +238,8 @@ def from_denoising(
         lose=strength * difference(policy_lose, reference_lose),
         logp_win=strength * wide(policy_win),
         logp_lose=strength * wide(policy_lose),
+        extra={  # an error is a mean already
+            "mean_logp_win": strength * wide(policy_win),
+            "mean_logp_lose": strength * wide(policy_lose),
+        },
     )

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
 
@@ -45,6 +46,7 @@ class Reads:
     settings: Mapping[str, Any]
 
     @classmethod
+    @cache  # losses are resolved anew at every step, and inspection is slow
     def of(cls, function: Callable[..., Any]) -> Reads:
         """Positional parameters are fields, keyword-only ones settings (`inspect.Parameter.empty`: must be given)."""
         parameters = inspect.signature(function).parameters.values()
