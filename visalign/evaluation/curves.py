@@ -111,8 +111,10 @@ def _draw(axes: Any, panel: Panel, measured: Mapping[str, Mapping[str, Floats]])
         lines = panel.lines(metrics) if _has(metrics, panel) else {}
         for style, (label, values) in zip(("-", "--", ":"), lines.items(), strict=False):
             axes.plot(metrics["step"], values, style, color=color, lw=1.6, label=f"{run} {label}".strip())
+    low, high = axes.get_ylim()
     for guide in panel.guides:
-        axes.axhline(guide, color=INK, lw=0.7, alpha=0.6)
+        if 2 * low - high <= guide <= 2 * high - low:  # a guide far from the data would flatten them
+            axes.axhline(guide, color=INK, lw=0.7, alpha=0.6)
     axes.set_title(panel.title, color=INK, fontsize=10)
     axes.set_xlabel("optimizer step", color=INK, fontsize=8)
     axes.tick_params(colors=INK, labelsize=8)
