@@ -29,6 +29,7 @@ from visalign import engine
 from visalign.batches import Condition, Pairs, Singles
 from visalign.config import Run, load
 from visalign.contract import Loss, Reference
+from visalign.distributed import Ranks
 from visalign.draws import Draws
 from visalign.losses.state import RunningMean
 from visalign.models.unet import UNetDenoiser
@@ -266,6 +267,7 @@ def perform(job: dict[str, Any], rank: int = 0) -> int:
 def _perform(job: dict[str, Any], rank: int) -> int:
     out = Path(job["out"])
     slow_down_saving(job.get("slow", 0.0))
+    Ranks("bf16")  # as one run may follow another in a process, whatever its precision
     model = denoiser(job.get("train", "lora"), job.get("dropout", 0.0))
     view = Shapes(broken=tuple(job.get("broken", ())))
 
