@@ -1,91 +1,21 @@
-"""TRL's own trainers, run on a tiny model: our losses give TRL's numbers on TRL's token log-probabilities."""
+"""TRL's DPO trainer, run on a tiny model: our losses give TRL's numbers on TRL's token log-probabilities."""
 
 from __future__ import annotations
 
 import math
-import random
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
+from trl_tiny import BETA, PAIRS, Heard, model, same, sentences, settings, tokenizer
 
 from visalign import losses
 from visalign.losses import aggregate, inputs, metrics, tokens
-from visalign.losses.arithmetic import log_odds
 
 pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
-
-BETA = 0.3
-PAIRS = 6
-
-
-def same(found: Tensor, wanted: Tensor) -> None:
-    """Equal to 1e-6 relative, whichever of the two is in float64."""
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0.0, check_dtype=False)
-
-
-def tokenizer() -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{i}": i + 3 for i in range(40)}}
-    core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-
-
-def model(seed: int) -> Any:
-    """A real Llama of two layers whose distribution is far from flat."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=43, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, eos_token_id=1, initializer_range=0.2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-def sentences() -> dict[str, list[str]]:
-    draw = random.Random(0)
-
-    def words(low: int, high: int) -> str:
-        return " ".join(f"w{draw.randrange(40)}" for _ in range(draw.randint(low, high)))
-
-    return {
-        "prompt": [words(2, 5) + " " for _ in range(PAIRS)],
-        "chosen": [words(1, 7) for _ in range(PAIRS)],
-        "rejected": [words(1, 7) for _ in range(PAIRS)],
-    }
-
-
-def settings(folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder), "per_device_train_batch_size": PAIRS, "report_to": "none", "use_cpu": True,
-        "beta": BETA, "bf16": False, "disable_dropout": True, "gradient_checkpointing": False,
-    }  # fmt: skip
-
-
-class Heard:
-    """What a model answered last, as TRL heard it: its token log-probabilities, widened to float64 on the way.
-
-    TRL computes them in float32 and sums policy and reference before it subtracts them, which costs seven digits of
-    a sequence's log-probability, more than the equality asked for here leaves.
-    """
-
-    def __init__(self, network: Any) -> None:
-        self.answer: Any = None
-        self.dtype = torch.float64
-        network.register_forward_hook(self.note)
-
-    def note(self, network: Any, arguments: Any, answer: Any) -> None:
-        if getattr(answer, "log_probs", None) is not None:
-            answer.log_probs = answer.log_probs.to(self.dtype)
-        self.answer = answer
 
 
 @pytest.fixture(scope="module")
@@ -286,108 +216,3 @@ def test_extremes_that_break_trl_do_not_break_us(dpo: Any) -> None:
     assert losses.discopop(z, torch.zeros(1), beta=1.0).item() == pytest.approx(200.0)
     with pytest.raises(KeyError):
         theirs(dpo, "sigmoid", divergence="alpha_divergence")
-
-
-@pytest.fixture(scope="module")
-def cpo(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
-
-    trainer = CPOTrainer(
-        model=model(1), args=CPOConfig(**settings(tmp_path_factory.mktemp("cpo")), cpo_alpha=0.0, max_length=64),
-        processing_class=tokenizer(), train_dataset=datasets.Dataset.from_dict(sentences()),
-    )  # fmt: skip
-    trainer.model.eval()
-    return SimpleNamespace(trainer=trainer, batch=next(iter(trainer.get_train_dataloader())))
-
-
-CPO: dict[str, tuple[Any, dict[str, float]]] = {
-    "sigmoid": ("trl.cpo:sigmoid", {}),
-    "hinge": ("trl.cpo:hinge", {}),
-    "ipo": ("trl.cpo:ipo", {}),
-    "simpo": ({"name": "trl.cpo:simpo", "gamma": 0.5}, {"simpo_gamma": 0.5}),
-    "alphapo": ({"name": "trl.cpo:alphapo", "gamma": 0.5, "alpha": 0.25}, {"simpo_gamma": 0.5, "alpha": 0.25}),
-}
-
-
-def sequence_logps(cpo: Any, kind: str) -> tuple[Tensor, Tensor]:
-    cpo.trainer.loss_type = kind
-    with torch.no_grad():
-        win, lose, *_ = cpo.trainer.concatenated_forward(cpo.trainer.model, cpo.batch)
-    return win, lose
-
-
-@pytest.mark.parametrize("kind", CPO)
-def test_reference_free_losses_are_those_of_trls_cpo_trainer(cpo: Any, kind: str) -> None:
-    spec, attributes = CPO[kind]
-    win, lose = sequence_logps(cpo, "simpo" if kind == "alphapo" else kind)
-    cpo.trainer.alpha = 0.0
-    for name, value in attributes.items():
-        setattr(cpo.trainer, name, value)
-    wanted, _, _ = cpo.trainer.cpo_loss(win, lose)
-    bound = losses.resolve(spec, kinds=frozenset({"reference_free"}), nats=True)
-    same(bound(win, lose, beta=BETA), wanted)
-
-
-def test_whole_cpo_is_trls_loss(cpo: Any) -> None:
-    trainer = cpo.trainer
-    trainer.loss_type, trainer.alpha, trainer.cpo_alpha = "sigmoid", 0.0, 1.0
-    with torch.no_grad():
-        wanted, _ = trainer.get_batch_loss_metrics(trainer.model, cpo.batch)
-    trainer.cpo_alpha = 0.0
-    win, lose = sequence_logps(cpo, "sigmoid")
-    length = (cpo.batch["chosen_labels"][:, 1:] != -100).sum(-1)
-    pairs = inputs.LogProbPairs(win, lose, length, (cpo.batch["rejected_labels"][:, 1:] != -100).sum(-1))
-    preference = losses.resolve("dpo_reference_free", kinds=frozenset({"reference_free"})).on(pairs, beta=BETA)
-    supervised = losses.resolve("sft", kinds=frozenset({"reference_free"})).on(pairs, beta=BETA)
-    same(preference.mean() + aggregate.mean(supervised, length), wanted)
-
-
-def test_odds_ratio_is_that_of_trls_orpo_trainer_and_survives_certainty(cpo: Any) -> None:
-    from trl.experimental.orpo import orpo_trainer
-
-    win, lose = sequence_logps(cpo, "simpo")
-    frame = SimpleNamespace(beta=1.0, accelerator=SimpleNamespace(device="cpu"))
-    wanted, *_ = orpo_trainer.ORPOTrainer.odds_ratio_loss(frame, win, lose)
-    same(losses.odds_ratio(win, lose), -wanted)
-    sure = torch.zeros(1, requires_grad=True)
-    orpo_trainer.log1mexp(sure).sum().backward()
-    assert sure.grad is not None and sure.grad.isnan().all()  # what a certain answer does to TRL's gradient
-    tame = torch.zeros(1, requires_grad=True)
-    log_odds(tame).sum().backward()
-    assert tame.grad is not None and tame.grad.isfinite().all()
-
-
-@pytest.fixture(scope="module")
-def kto(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from trl import KTOConfig, KTOTrainer
-
-    rows = sentences()
-    unpaired = {
-        "prompt": rows["prompt"] * 2,
-        "completion": rows["chosen"] + rows["rejected"],
-        "label": [True] * PAIRS + [False] * PAIRS,
-    }
-    trainer = KTOTrainer(
-        model=model(1), ref_model=model(2), args=KTOConfig(**settings(tmp_path_factory.mktemp("kto"))),
-        processing_class=tokenizer(), train_dataset=datasets.Dataset.from_dict(unpaired),
-    )  # fmt: skip
-    trainer.model.eval()
-    return SimpleNamespace(trainer=trainer, batch=next(iter(trainer.get_train_dataloader())))
-
-
-@pytest.mark.parametrize("kind", ["kto", "apo_zero_unpaired"])
-def test_unpaired_losses_are_those_of_trls_kto_trainer(kto: Any, kind: str) -> None:
-    trainer, batch = kto.trainer, kto.batch
-    trainer.loss_type, trainer.calculate_KL = kind, kind == "kto"
-    trainer.desirable_weight, trainer.undesirable_weight = 1.3, 0.7
-    policy, reference = Heard(trainer.model), Heard(trainer.ref_model)
-    with torch.no_grad():
-        wanted = trainer._compute_loss(trainer.model, batch, False)
-    ratio = policy.answer.log_probs.sum(-1) - reference.answer.log_probs.sum(-1)
-    desirable = torch.as_tensor(batch["label"])
-    z0 = torch.tensor(trainer._metrics["eval"]["kl"][-1])
-    bound = losses.resolve(
-        {"name": f"trl.kto:{kind}", "desirable_weight": 1.3, "undesirable_weight": 0.7},
-        kinds=frozenset({"unpaired"}), feeds=frozenset({"z0"}),
-    )  # fmt: skip
-    same(bound(ratio, desirable, beta=BETA, z0=z0).mean(), wanted)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from .arithmetic import difference, wide
-from .pairwise import dpo
+from .pairwise import Number, dpo
 from .registry import loss
 
 
@@ -19,7 +19,7 @@ from .registry import loss
     formula="-log s(x - margin)",
     when="The default for a reward model. A margin (0.57 in VideoAlign and EditReward) asks for a clear lead.",
 )
-def bradley_terry(score_win: Tensor, score_lose: Tensor, *, margin: float = 0.0) -> Tensor:
+def bradley_terry(score_win: Tensor, score_lose: Tensor, *, margin: Number = 0.0) -> Tensor:
     """Bradley-Terry negative log-likelihood of a vote."""
     return dpo(score_win, score_lose, beta=1.0, margin=margin)
 
