@@ -9,20 +9,29 @@ import numpy as np
 import pytest
 
 from visalign import config, demo, job
+from visalign.cli.playground import rendered
 from visalign.cli.screen import Screen
 from visalign.data import album, media, store
+from visalign.data.views import Pair, paired
 from visalign.images import load
 from visalign.playground import corpus
 from visalign.playground.voters import Voters
 
 
 def test_a_ballot_is_a_pure_function_of_seed_and_pictures() -> None:
-    drawn = np.stack([example.picture for example in (corpus.example(0, 1), corpus.example(0, 2))])
     prompt = corpus.prompts("train", 1)[0]
-    ballots = [demo.ballot(prompt, ("a", "b"), (1, 2), drawn, seed=7) for _ in range(2)]
+    drawn = np.stack([corpus.example(0, number).picture for number in range(4)])
+    ballots = [demo.ballot(prompt, tuple("abcd"), (1, 2, 3, 4), drawn, seed=7) for _ in range(2)]
     assert ballots[0] == ballots[1]
-    assert ballots[0].verdict in ("first", "second", "tie")
-    assert np.isnan(ballots[0].scores).all()  # a voter says who, not how much
+    assert ballots[0].scale == "votes"
+    assert ballots[0].scores.sum() == 6  # every two of four, once
+
+
+def test_a_true_picture_gets_every_vote_against_wrong_ones() -> None:
+    prompts = corpus.prompts("train", 4)
+    true = rendered(prompts)
+    found = demo.ballot(prompts[0], tuple("abcd"), (1, 2, 3, 4), true, seed=0)
+    assert int(found.utilities.argmax()) == 0
 
 
 def test_votes_follow_bradley_terry() -> None:
@@ -43,11 +52,11 @@ def test_an_album_gives_every_picture_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_the_shipped_votes_are_whole_and_never_about_held_out_prompts() -> None:
     records = store.read(job.votes())
-    assert len(records) == demo.CANDIDATES
+    assert len(records) == demo.PROMPTS
     assert sum(file.stat().st_size for file in job.votes().parent.iterdir()) < 3_000_000
     held_out = set(corpus.prompts("heldout", demo.HELD_OUT))
     assert not held_out & {record.prompt for record in records}
-    assert {record.verdict for record in records} == {"first", "second", "tie"}
+    assert sum(isinstance(paired(record), Pair) for record in records) == demo.PROMPTS
     for record in records[:: len(records) // 20]:
         pictures = [np.asarray(load(media.fetch(item, job.votes().parent))) for item in record.items]
         assert {each.shape for each in pictures} == {(32, 32, 3)}

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from .playground.voters import Voters
 from .records import Preference
 
 METHODS = {"sft": "playground_sft", "dpo": "playground_dpo"}  # by the name in the report: recipe
-CANDIDATES = 400  # training prompts, two pictures each
+PROMPTS = 320  # training prompts
+CANDIDATES = 4  # pictures of each; every two of them are voted on
 JUDGES = ("rules", "redrawing")  # the first is what the voters vote by, the second made no votes
 HELD_OUT = 256  # prompts that judge
 SEED_APART = 1_000_000  # between the seeds of candidates and those of evaluation
@@ -63,30 +65,35 @@ def walk(out: Path, screen: job.Screen, *, seed: int = 0, fresh: bool = False) -
 
 
 def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
-    """Draw two candidates a training prompt from the base, let the voters vote, and write the records to `folder`."""
-    prompts = [prompt for prompt in corpus.prompts("train", CANDIDATES, seed) for _ in range(2)]
+    """Draw the candidates of every training prompt with the base, let the voters vote, write the records to `folder`.
+
+    The votes that ship are this folder for seed 0: `visalign demo --fresh` writes it to runs/demo/votes.
+    """
+    asked = corpus.prompts("train", PROMPTS, seed)
+    prompts = [prompt for prompt in asked for _ in range(CANDIDATES)]
     seeds = [seed * SEED_APART + place for place in range(len(prompts))]
     drawn = draw("playground", prompts, seeds, HOW, screen, title="draw candidates with the base")
-    with screen.stage("vote", total=CANDIDATES) as stage:
-        references = album.write(drawn, folder / "pictures.parquet")
-        records = [
-            ballot(
-                prompts[place], references[place : place + 2], seeds[place : place + 2], drawn[place : place + 2], seed
-            )
-            for place in range(0, len(prompts), 2)
-        ]
+    records: list[Preference] = []
+    with screen.stage("vote", total=PROMPTS) as stage:
+        names = album.write(drawn, folder / "pictures.parquet")
+        for row, prompt in enumerate(asked):
+            own = slice(row * CANDIDATES, (row + 1) * CANDIDATES)
+            records.append(ballot(prompt, names[own], seeds[own], drawn[own], seed))
+            stage()
         store.write(records, folder / "records.parquet")
-        stage(CANDIDATES, f"{sum(each.verdict == 'tie' for each in records)} ties")
     return folder / "records.parquet"
 
 
 def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int) -> Preference:
-    """One pair, voted on by one simulated voter."""
+    """A prompt's candidates, every two of them put to one simulated voter: the votes of each, a tie half a vote each."""
     voters = Voters()
-    first, second = (float(each) for each in voters.utility(drawn, [prompt, prompt]))
-    asked = Preference(prompt, tuple(items), seeds=tuple(seeds), models=("playground",) * 2, judge="simulated voters")
-    verdict = voters.vote(first, second, seed=seed, key=asked.key)
-    return Preference(prompt, asked.items, seeds=asked.seeds, models=asked.models, judge=asked.judge, verdict=verdict)
+    utilities = [float(each) for each in voters.utility(drawn, [prompt] * len(drawn))]
+    unjudged = Preference(prompt, tuple(items), seeds=tuple(seeds), models=("playground",) * len(items))
+    votes = np.zeros(len(items))
+    for first, second in combinations(range(len(items)), 2):
+        said = voters.vote(utilities[first], utilities[second], seed=seed, key=f"{unjudged.key}/{first}-{second}")
+        votes[[first, second]] += {"first": (1, 0), "second": (0, 1), "tie": (0.5, 0.5)}[said]
+    return unjudged.judged(votes, scale="votes", judge="simulated voters")
 
 
 def trained(recipe: str, out: Path, votes: Path, seed: int, screen: job.Screen) -> job.Outcome:
