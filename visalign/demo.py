@@ -85,7 +85,7 @@ def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
 
 
 def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int) -> Preference:
-    """A prompt's candidates, every two of them put to one simulated voter: the votes of each, a tie half a vote each."""
+    """A prompt's candidates, every two of them put to one voter: how many votes each got, a tie half a vote."""
     voters = Voters()
     utilities = [float(each) for each in voters.utility(drawn, [prompt] * len(drawn))]
     unjudged = Preference(prompt, tuple(items), seeds=tuple(seeds), models=("playground",) * len(items))
