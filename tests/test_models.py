@@ -19,6 +19,7 @@ from visalign.models import attention
 from visalign.models.folder import Folder, FolderError
 from visalign.models.publish import attach_lora, publish
 from visalign.models.unet import UNetDenoiser
+from visalign.models.weights import Full
 from visalign.sampling import generate, initial_noise, pictures
 from visalign.trainers import DiffusionDPO
 
@@ -265,6 +266,25 @@ def test_installed_processors_are_the_ones_that_were_resolved(sd15: Folder) -> N
     attention.install(network, attention.Resolution("flash", "flash", "", {}))
     assert {type(each) for each in network.attn_processors.values()} == {attention.FlashProcessor}
     assert attention.head_widths(network) == (2, 4)  # widths 16 and 32 in 8 heads
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_a_compiled_run_still_starts_at_log_2_and_answers_as_before(sd15: Folder, train: str) -> None:
+    plain, compiled = (sd15.denoiser(train=train, rank=2) for _ in range(2))
+    compiled.compile_networks()
+    batch = pairs(sd15)
+    found = errors(compiled, noise_pairs(compiled.process, batch), batch.condition)
+    assert torch.allclose(found.policy, found.reference, atol=5e-7)
+    before = errors(plain, noise_pairs(plain.process, batch), batch.condition)
+    assert torch.allclose(found.policy, before.policy, atol=1e-5)
+
+
+def test_a_frozen_reference_stays_in_evaluation_mode(sd15: Folder) -> None:
+    model = sd15.denoiser(train="full").train()
+    assert model.network.training
+    assert isinstance(model.weights, Full) and model.weights.frozen is not None
+    assert not model.weights.frozen.training
 
 
 @pytest.mark.gpu

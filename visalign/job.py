@@ -112,7 +112,7 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
 def denoiser(run: Run, folder: Folder, method: Method, ranks: Ranks) -> UNetDenoiser:
     """The folder's denoiser as the run wants it trained, with the reference that the method asks for."""
     how = run.model
-    return folder.denoiser(
+    model = folder.denoiser(
         train=how.train,
         reference=method.reference,
         rank=how.rank,
@@ -124,6 +124,9 @@ def denoiser(run: Run, folder: Folder, method: Method, ranks: Ranks) -> UNetDeno
         device=ranks.device,
         seed=run.seed,
     )
+    if run.compile:
+        model.compile_networks()
+    return model
 
 
 def read_records(run: Run) -> tuple[list[Preference], Path]:

@@ -30,6 +30,12 @@ class UNetDenoiser(nn.Module):
         """The diffusers UNet that is trained."""
         return self.weights.network
 
+    def compile_networks(self) -> None:
+        """Compile policy and reference alike: two kernels of one network differ by more than a logit can bear."""
+        self.network.compile()
+        if isinstance(self.weights, Full) and self.weights.frozen is not None:
+            self.weights.frozen.compile()
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name."""
         return self.weights.trainable()

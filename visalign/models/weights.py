@@ -126,6 +126,13 @@ class Full(nn.Module):
             raise ValueError("this run holds no reference: its method said Reference.NONE")
         return nullcontext(self.frozen)
 
+    def train(self, mode: bool = True) -> Full:
+        """Training mode for the policy alone: what is frozen stays as it draws."""
+        super().train(mode)
+        if self.frozen is not None:
+            self.frozen.eval()
+        return self
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter of the network."""
         return dict(self.network.named_parameters())
