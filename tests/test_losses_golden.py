@@ -288,9 +288,7 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "ddro_maxmin_worst_group": lambda: aggregate.group_max(pair("dpo"), torch.tensor([0, 1])),
     "npo_unlearning": lambda: losses.npo_unlearning(L, beta=BETA),
     "ipo_sum_unit_scale": lambda: pair({"name": "ipo", "normalize": True}),
-    "ipo_js": lambda: losses.ipo(
-        losses.divergence.js(W) / IN["len_chosen"], losses.divergence.js(L) / IN["len_rejected"], beta=BETA
-    ),
+    "ipo_js": lambda: pair({"name": "trl:ipo", "divergence": "js"}),
     "plackett_luce_dpo": lambda: ranked("plackett_luce"),
     "all_pairs_dpo_mean": lambda: ranked("all_pairs"),
     "lipo_lambda": lambda: ranked("lipo_lambda"),

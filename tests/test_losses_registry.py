@@ -138,6 +138,13 @@ def test_inputs_says_what_the_two_positions_are() -> None:
     assert losses.combine([("dpo", 1.0), ("sft", 1.0)]).inputs == ("win", "lose")
 
 
+def test_columns_that_would_broadcast_are_refused() -> None:
+    bound = losses.resolve("dpo")
+    for win, lose, confidence in ((WIN, LOSE[:, None], None), (WIN, LOSE[:1], None), (WIN, LOSE, torch.ones(2, 1))):
+        with pytest.raises(ValueError, match="give two columns of one shape"):
+            bound(win, lose, beta=0.1, confidence=confidence)
+
+
 def test_one_confidence_only_for_losses_that_sort_their_batch() -> None:
     bound = losses.resolve("aot_unpaired", kinds=frozenset({"h", "batch"}))
     assert bound(WIN, LOSE, beta=0.1, confidence=0.9).shape == (2,)

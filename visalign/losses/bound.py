@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .arithmetic import wide
 from .registry import Entry, Fields, Reads
 
 
@@ -56,11 +57,16 @@ class Part:
     transform: Callable[[Tensor], Tensor] | None = None
     beta_power: int = 0
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Columns that must be fed: the entry's, and the lengths of answers whose log-ratios are transformed."""
+        means = [name for name in self.entry.fields[:2] if self.transform and name.startswith("mean_")]
+        return (*self.entry.fields, *(name.replace("mean", "length") for name in means))
+
     def __call__(self, fields: Fields, beta: float | Tensor, confidence: Tensor | float | None) -> Tensor:
         """(b,) losses with the label mixed: c L(w, l) + (1 - c) L(l, w)."""
         if self.transform is not None:
-            transformed = {name: self.transform(fields[name]) for name in self.entry.fields[:2]}
-            fields = {**fields, **transformed}
+            fields = {**fields, **{name: self._scored(name, fields) for name in self.entry.fields[:2]}}
         settings = {**self.settings, "beta": beta}
         certainty = self._certainty(fields, confidence)
         each = evaluate(self.entry, fields, settings)
@@ -68,6 +74,15 @@ class Part:
             each = mixed(each, evaluate(self.entry, exchanged(fields), settings), certainty)
         scale = self.weight * beta**self.beta_power if self.beta_power else self.weight
         return each if isinstance(scale, (int, float)) and scale == 1 else scale * each
+
+    def _scored(self, name: str, fields: Fields) -> Tensor:
+        """A log-ratio through the score transform; a mean is transformed as the sum that it came from, as TRL does."""
+        assert self.transform is not None
+        value = wide(_column(self.entry.name, fields, name))
+        if not name.startswith("mean_"):
+            return self.transform(value)
+        length = wide(_column(self.entry.name, fields, name.replace("mean", "length"))).clamp(min=1)
+        return self.transform(value * length) / length
 
     def _certainty(self, fields: Fields, confidence: Tensor | float | None) -> Tensor | float | None:
         """The weight on the pair as given; None where the whole weight is on it, or the loss has no pair to turn."""
@@ -112,7 +127,7 @@ class BoundLoss:
     @property
     def fields(self) -> tuple[str, ...]:
         """Every column that some part reads, those of the first part first."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.entry.fields))
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.fields))
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -140,7 +155,11 @@ class BoundLoss:
         except by losses that take it themselves (smpo, online_ipo).
         """
         columns = dict(zip(self.inputs, (win, lose), strict=False)) | fields
-        return self._sum(columns, beta, confidence)
+        each = self._sum(columns, beta, confidence)
+        if each.shape != win.shape[:1] or win.shape != lose.shape:
+            shapes = f"{tuple(win.shape)} and {tuple(lose.shape)} gave losses of shape {tuple(each.shape)}"
+            raise ValueError(f"{shapes}; give two columns of one shape, beta and confidence as numbers or (b,)")
+        return each
 
     def on(self, inputs: Inputs, *, beta: float | Tensor, confidence: Tensor | float | None = None) -> Tensor:
         """The same for typed inputs (see `inputs`), of which every part picks the columns that it reads."""

@@ -123,7 +123,7 @@ def _check(part: Part, kinds: frozenset[str], nats: bool, feeds: frozenset[str])
             "surrogate on another scale (denoising errors). Losses of scale 'surrogate' are safe, such as dpo and ipo"
         )
     fed = feeds.union({"confidence"}, *(IMPLIED[kind] for kind in kinds))
-    if lacking := [name for name in entry.fields if name not in fed]:
+    if lacking := [name for name in part.fields if name not in fed]:
         raise ValueError(
             f"{entry.name} reads {', '.join(lacking)}, which this method does not have; it has {_list(fed)}"
         )
