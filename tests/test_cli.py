@@ -263,6 +263,17 @@ def test_a_method_file_is_a_script(changes: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "weights").is_dir()
 
 
+@pytest.mark.slow
+def test_accelerate_launches_a_method_file_on_two_processes(changes: list[str], tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    script = ["-m", "visalign.trainers.diffusion_dpo", "playground_dpo", *changes, "batch=4", "micro_batch=2"]
+    done = subprocess.run([*launch, *plain, *script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The last step, and what is healthy") == 1
+    assert (tmp_path / "run" / "weights" / "pytorch_lora_weights.safetensors").is_file()
+
+
 @pytest.mark.parametrize("kind", ["method", "scorer", "loss", "recipe", "source", "model"])
 def test_list_prints_what_there_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = said(capsys, "list", kind)

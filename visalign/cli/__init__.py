@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 from .. import __version__
+from . import words
 
 # Errors that speak to the user, by where they are defined: a module that was never imported cannot have raised one.
 GIVEN_WRONG = (
@@ -110,7 +111,8 @@ def told(error: Exception) -> int:
     code = next((code for known, code in codes.items() if isinstance(error, known)), None)
     if code is None:
         raise error
-    print(f"visalign: {error}", file=sys.stderr)
+    if words.first_process():
+        print(f"visalign: {error}", file=sys.stderr)
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,8 +103,3 @@ class Screen:
         tones = {"good": "[green]{}[/]", "bad": "[red]{}[/]", "": "{}"}
         rows = [[tones[cell.tone].format(escape(cell.text)) for cell in row] for row in table.cells()]
         self._print(table.title, table.header, rows, table.note)
-
-
-def first_process() -> bool:
-    """Whether this is the process that speaks, when `accelerate launch` started several."""
-    return os.environ.get("RANK", "0") == "0"

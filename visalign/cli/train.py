@@ -33,9 +33,9 @@ def run(given: Any) -> int:
 
         return plan.show(settings)
     from .. import job
-    from .screen import Screen, first_process
+    from .screen import Screen
 
-    screen = Screen(silent=not first_process())
+    screen = Screen(silent=not words.first_process())
     outcome = job.train(settings, screen, resume=not given.no_resume)
     summarize(outcome, screen)
     return 130 if outcome.summary.stopped == "signal" else 0

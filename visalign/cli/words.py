@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def command(commands: Commands, name: str, about: str, example: str, run: Callab
     )
     made.set_defaults(run=run, parser=made)
     return made
+
+
+def first_process() -> bool:
+    """Whether this is the process that speaks, when `accelerate launch` started several."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def prompts(given: str) -> list[str]:
