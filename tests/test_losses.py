@@ -386,6 +386,16 @@ def test_dr_dpo_lies_between_the_least_loss_and_the_mean(values: list[tuple[floa
     torch.testing.assert_close(aggregate.mean(each), same)
 
 
+def test_gradients_of_aggregates_and_odds_are_those_of_finite_differences() -> None:
+    each = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(aggregate.mean, (each, weight))
+    assert torch.autograd.gradcheck(aggregate.dr_dpo, (each, weight))
+    assert torch.autograd.gradcheck(lambda x: aggregate.group_max(x, torch.tensor([0, 1, 0, 2, 1])), (each,))
+    below = (-each.detach().abs() - 0.01).requires_grad_()
+    assert torch.autograd.gradcheck(log1mexp, (below,)) and torch.autograd.gradcheck(log_odds, (below,))
+
+
 def test_a_batch_of_nothing_but_ties_weighs_nothing() -> None:
     each = torch.ones(3, requires_grad=True)
     aggregate.mean(each, torch.zeros(3)).backward()

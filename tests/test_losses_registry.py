@@ -152,9 +152,26 @@ def test_one_confidence_only_for_losses_that_sort_their_batch() -> None:
         bound(WIN, LOSE, beta=0.1, confidence=torch.tensor([0.9, 0.8]))
 
 
-def test_a_robust_share_beyond_half_is_refused() -> None:
-    with pytest.raises(ValueError, match="epsilon < 1/2"):
-        losses.resolve({"name": "robust", "epsilon": 0.5})(WIN, LOSE, beta=0.1)
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("robust", "epsilon", 0.5),
+        ("cdpo", "epsilon", 1.1),
+        ("exo_pair", "epsilon", 0.0),
+        ("discopop", "temperature", 1),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} needs 0 <.*{value} was given"):
+        losses.resolve({"name": name, setting: value})(WIN, LOSE, beta=0.1)
+
+
+def test_numbers_that_yaml_reads_as_strings_are_numbers() -> None:
+    read, given = (losses.resolve({"name": "exo_pair", "epsilon": value}) for value in ("1e-2", 0.01))
+    assert (read(WIN, LOSE, beta=0.1) == given(WIN, LOSE, beta=0.1)).all()
+    assert "epsilon must be a number, such as 0.001; 'small' is none" in refusal(
+        {"name": "exo_pair", "epsilon": "small"}
+    )
 
 
 def test_a_beta_for_each_pair() -> None:

@@ -61,6 +61,8 @@ def exo_pair(win: Tensor, lose: Tensor, *, beta: Number, epsilon: float = 1e-3) 
 
     With q = s(-z), the two terms fold into log s(z) + q (logit(1 - epsilon) - z) - log(1 - epsilon).
     """
+    if not 0 < epsilon < 1:
+        raise ValueError(f"exo_pair needs 0 < epsilon < 1, such as 1e-3; {epsilon} was given")
     z = beta * difference(win, lose)
     keep = math.log1p(-epsilon)
     return torch.sigmoid(-z) * (keep - math.log(epsilon) - z) - log1pexp(-z) - keep
@@ -79,6 +81,8 @@ def discopop(win: Tensor, lose: Tensor, *, beta: Number, temperature: float = 0.
     Below z = -88 the published product s(z/t) e^-z is 0 * inf. Here the exponent stops at 40, where the gate, below
     e^-80, has long been shut.
     """
+    if not 0 < temperature <= 0.5:
+        raise ValueError(f"discopop needs 0 < temperature <= 1/2, such as 0.05; {temperature} was given")
     z = beta * difference(win, lose)
     return torch.lerp(log1pexp(-z), bounded_exp(-z), torch.sigmoid(z / temperature))
 

@@ -16,6 +16,8 @@ from .unpaired import kto
 
 def smoothed(*, epsilon: float = 0.1) -> float:
     """Weight on the label as given when a share epsilon of the labels is flipped."""
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"cdpo needs 0 <= epsilon <= 1, the share of flipped labels; {epsilon} was given")
     return 1 - epsilon
 
 

@@ -81,8 +81,7 @@ def _named(name: str, settings: dict[str, Any], weight: float) -> list[Part]:
     power = 2 if settings.pop("normalize", False) else 0
     if power and not entry.homogeneous:
         raise ValueError(f"{entry.name} has no normalised form; beta^2 L is free of beta for {_homogeneous()} only")
-    _known(entry, settings)
-    return [Part(entry, settings, weight, transform, power)]
+    return [Part(entry, _known(entry, settings), weight, transform, power)]
 
 
 def _blended(entry: Blend, settings: dict[str, Any], weight: float) -> list[Part]:
@@ -94,8 +93,8 @@ def _blended(entry: Blend, settings: dict[str, Any], weight: float) -> list[Part
     return [part for name, share in (shares | settings).items() for part in _parts(name, weight * float(share))]
 
 
-def _known(entry: Entry, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that the entry does not have, and the lack of those that have no default."""
+def _known(entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, numbers read; refuses those that the entry does not have, and the lack of those without default."""
     known = entry.settings
     for name in settings.keys() - known.keys():
         near = get_close_matches(name, known, n=1)
@@ -104,6 +103,17 @@ def _known(entry: Entry, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{entry.name} does not know {name!r}; {hint}it knows {listed}")
     if missing := [name for name, value in known.items() if value is inspect.Parameter.empty and name not in settings]:
         raise ValueError(f"{entry.name} must be given {', '.join(missing)}")
+    return {name: _number(entry.name, name, value, known[name]) for name, value in settings.items()}
+
+
+def _number(loss: str, name: str, value: Any, default: Any) -> Any:
+    """YAML reads 1e-3 as a string: a string is a number where the default is one, or else an error."""
+    if not isinstance(value, str) or not isinstance(default, (int, float)):
+        return value
+    try:
+        return type(default)(value)
+    except ValueError:
+        raise ValueError(f"{loss}: {name} must be a number, such as {_default(default)}; {value!r} is none") from None
 
 
 def _default(value: Any) -> str:
