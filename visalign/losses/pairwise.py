@@ -140,7 +140,8 @@ def rpo_square(
 
 def _bernoulli_kl(of: Tensor, to: Tensor) -> Tensor:
     """KL(Bernoulli(s(of)) || Bernoulli(s(to))) from logits; log s(-x) = log s(x) - x folds the two terms."""
-    return log1pexp(-to) - log1pexp(-of) - torch.sigmoid(-of) * (of - to)
+    down = -of
+    return torch.addcmul(log1pexp(-to) - log1pexp(down), torch.sigmoid(down), to + down)
 
 
 @loss(
