@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from visalign.scoring import Scorer
 
-    from .rules import Redrawing, Rules
+    from .rules import Redrawing, Rules, Taste
 
-__all__ = ["Redrawing", "Rules", "load"]
+__all__ = ["Redrawing", "Rules", "Taste", "load"]
 
 
 def load(name: str, **settings: Any) -> Scorer:
@@ -27,7 +27,7 @@ def load(name: str, **settings: Any) -> Scorer:
 
 def __getattr__(name: str) -> Any:
     """Classes are imported when they are first asked for."""
-    if name in ("Rules", "Redrawing"):
+    if name in ("Redrawing", "Rules", "Taste"):
         from . import rules
 
         return getattr(rules, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,28 @@ def _verdict(sample: Sample) -> dict[str, float]:
     except ValueError:
         return {}
     return {name: float(getattr(verdict, name)) for name in (*checker.ASPECTS, "overall")}
+
+
+@dataclass(frozen=True)
+class Taste:
+    """What the playground's simulated voters vote by: half the checker's overall score, half the mean of its aspects.
+
+    It tells two wrong pictures apart, which the overall score, a product, does not.
+    """
+
+    name = "voters"
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """Utilities (n,) in [0, 1], the checker's aspects, and whether a picture counts as clean and right."""
+        from visalign.playground.voters import Voters
+
+        found = Rules().score(samples)
+        read = [sample for sample, known in zip(samples, found.judged.tolist(), strict=True) if known]
+        values = found.values.clone()
+        if read:
+            liked = Voters().utility([_pixels(each) for each in read], [each.prompt for each in read])
+            values[found.judged] = torch.from_numpy(liked)
+        return replace(found, values=values)
 
 
 @dataclass(frozen=True)

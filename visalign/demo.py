@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from .records import Preference
 
 METHODS = {"sft": "playground_sft", "dpo": "playground_dpo"}  # by the name in the report: recipe
 PROMPTS = 320  # training prompts
-CANDIDATES = 4  # pictures of each; every two of them are voted on
-JUDGES = ("rules", "redrawing")  # the first is what the voters vote by, the second made no votes
+CANDIDATES = 4  # pictures of each; every two of them are a pair to vote on
+JUDGES = ("voters", "redrawing")  # by whose taste the votes were cast; and one that made no votes
 HELD_OUT = 256  # prompts that judge
 SEED_APART = 1_000_000  # between the seeds of candidates and those of evaluation
 HOW = Settings(steps=playground.STEPS, guidance=playground.GUIDANCE, batch=64)
@@ -73,27 +73,35 @@ def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
     prompts = [prompt for prompt in asked for _ in range(CANDIDATES)]
     seeds = [seed * SEED_APART + place for place in range(len(prompts))]
     drawn = draw("playground", prompts, seeds, HOW, screen, title="draw candidates with the base")
+    names = album.write(drawn, folder / "pictures.parquet")
     records: list[Preference] = []
     with screen.stage("vote", total=PROMPTS) as stage:
-        names = album.write(drawn, folder / "pictures.parquet")
         for row, prompt in enumerate(asked):
             own = slice(row * CANDIDATES, (row + 1) * CANDIDATES)
-            records.append(ballot(prompt, names[own], seeds[own], drawn[own], seed))
+            records += ballots(prompt, names[own], seeds[own], drawn[own], seed)
             stage()
-        store.write(records, folder / "records.parquet")
+    store.write(records, folder / "records.parquet")
     return folder / "records.parquet"
 
 
-def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int) -> Preference:
-    """A prompt's candidates, every two of them put to one voter: how many votes each got, a tie half a vote."""
+def ballots(
+    prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int
+) -> list[Preference]:
+    """Every two of a prompt's candidates, each put to one simulated voter."""
     voters = Voters()
     utilities = [float(each) for each in voters.utility(drawn, [prompt] * len(drawn))]
-    unjudged = Preference(prompt, tuple(items), seeds=tuple(seeds), models=("playground",) * len(items))
-    votes = np.zeros(len(items))
-    for first, second in combinations(range(len(items)), 2):
-        said = voters.vote(utilities[first], utilities[second], seed=seed, key=f"{unjudged.key}/{first}-{second}")
-        votes[[first, second]] += {"first": (1, 0), "second": (0, 1), "tie": (0.5, 0.5)}[said]
-    return unjudged.judged(votes, scale="votes", judge="simulated voters")
+    made = []
+    for pair in combinations(range(len(items)), 2):
+        first, second = (utilities[place] for place in pair)
+        asked = Preference(
+            prompt,
+            tuple(items[place] for place in pair),
+            seeds=tuple(seeds[place] for place in pair),
+            models=("playground",) * 2,
+            judge="simulated voter",
+        )
+        made.append(replace(asked, verdict=voters.vote(first, second, seed=seed, key=asked.key)))
+    return made
 
 
 def trained(recipe: str, out: Path, votes: Path, seed: int, screen: job.Screen) -> job.Outcome:

@@ -44,7 +44,8 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
     "scorer": {
-        "rules": Entry("visalign.scorers.rules:Rules", "the playground's checker, which the voters vote by"),
+        "rules": Entry("visalign.scorers.rules:Rules", "the playground's checker: how well a picture shows its prompt"),
+        "voters": Entry("visalign.scorers.rules:Taste", "what the playground's simulated voters vote by"),
         "redrawing": Entry("visalign.scorers.rules:Redrawing", "the playground's second judge, which made no votes"),
     },
 }
