@@ -49,7 +49,7 @@ def changes(model: Path, records: Path, tmp_path: Path) -> list[str]:
     """A run that takes a second."""
     return [
         f"model.folder={model}", f"data.path={records}", f"data.cache={tmp_path / 'cache'}", f"out={tmp_path / 'run'}",
-        "data.resolution=16", "steps=4", "batch=5", "micro_batch=5", "model.rank=2",
+        "data.resolution=16", "steps=4", "batch=5", "micro_batch=5", "model.train=lora", "model.rank=2",
     ]  # fmt: skip
 
 
