@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -78,30 +78,32 @@ def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
     with screen.stage("vote", total=PROMPTS) as stage:
         for row, prompt in enumerate(asked):
             own = slice(row * CANDIDATES, (row + 1) * CANDIDATES)
-            records += ballots(prompt, names[own], seeds[own], drawn[own], seed)
+            records.append(ballot(prompt, names[own], seeds[own], drawn[own], seed))
             stage()
     store.write(records, folder / "records.parquet")
     return folder / "records.parquet"
 
 
-def ballots(
+def ballot(
     prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int
-) -> list[Preference]:
-    """Every two of a prompt's candidates, each put to one simulated voter."""
+) -> Preference:
+    """A prompt's candidates, every two of them put to one simulated voter; a tie is half a vote for each.
+
+    The votes that each won are its utility, so training takes the best against the worst as a plain preference. As
+    shares (scale "votes") they would be soft labels, and at this beta those end DPO's pull too soon: measured, 0.36
+    of held-out pictures clean and right instead of what the report shows.
+    """
     voters = Voters()
     utilities = [float(each) for each in voters.utility(drawn, [prompt] * len(drawn))]
-    made = []
+    votes = np.zeros(len(items))
     for pair in combinations(range(len(items)), 2):
         first, second = (utilities[place] for place in pair)
-        asked = Preference(
-            prompt,
-            tuple(items[place] for place in pair),
-            seeds=tuple(seeds[place] for place in pair),
-            models=("playground",) * 2,
-            judge="simulated voter",
-        )
-        made.append(replace(asked, verdict=voters.vote(first, second, seed=seed, key=asked.key)))
-    return made
+        key = "\n".join([prompt, *(items[place] for place in pair)])
+        verdict = voters.vote(first, second, seed=seed, key=key)
+        votes[list(pair)] += {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5)}[verdict]
+    models = ("playground",) * len(items)
+    asked = Preference(prompt, tuple(items), seeds=tuple(seeds), models=models)
+    return asked.judged(votes, scale="utility", judge="votes of simulated voters")
 
 
 def trained(recipe: str, out: Path, votes: Path, seed: int, screen: job.Screen) -> job.Outcome:

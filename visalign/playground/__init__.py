@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-GUIDANCE = 1.5  # the classifier-free guidance and number of DDIM steps at which its numbers are stated
+GUIDANCE = 1.3  # the classifier-free guidance and number of DDIM steps at which its numbers are stated
 STEPS = 12
 
 
