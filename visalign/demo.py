@@ -84,9 +84,7 @@ def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
     return folder / "records.parquet"
 
 
-def ballot(
-    prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int
-) -> Preference:
+def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArray[np.uint8], seed: int) -> Preference:
     """A prompt's candidates, every two of them put to one simulated voter; a tie is half a vote for each.
 
     The votes that each won are its utility, so training takes the best against the worst as a plain preference. As

@@ -52,9 +52,9 @@ class Folder:
     def open(cls, name: str | os.PathLike[str], *, allow_download: bool = False) -> Folder:
         """Find a model folder; raises `FolderError` naming what was looked for and the mend."""
         if str(name) == "playground":
-            from .. import playground
+            from ..playground import folder as shipped
 
-            return cls(playground.folder())
+            return cls(shipped())
         path = Path(name).expanduser()
         if (path / "model_index.json").is_file():
             return cls(path)
