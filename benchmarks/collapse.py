@@ -26,7 +26,7 @@ from visalign.playground import corpus
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("runs/collapse")
-RATE = 20
+RATE = 10
 PROMPTS = 64
 SHOWN = 9
 
