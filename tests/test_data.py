@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,14 +16,24 @@ from paired import picture
 from PIL import Image
 from pyarrow import parquet
 
-from visalign.data import media, shards, store
+from visalign.data import media, store
 from visalign.data.sources import open_source, root
 from visalign.records import DataError, Preference
 
 RECORDS = [
-    Preference("a red circle", ("a.png", "b.png"), [1, 0], scale="votes", judge="ann", user="ann", verdict="first"),
-    Preference("", ("a.png", "b.png", "c.png"), [0.1, None, 0.3], seeds=(1, 2, 2**62), models=("m", "m", "n")),
-    Preference("what is this?", ("a cat", "a dog"), [[1, None], [0, 2]], media=("a.png",), aspect="truth"),
+    Preference(
+        "a red circle",
+        ("a.png", "b.png"),
+        np.array([1.0, 0.0]),
+        scale="votes",
+        judge="ann",
+        user="ann",
+        verdict="first",
+    ),
+    Preference(
+        "", ("a.png", "b.png", "c.png"), np.array([0.1, np.nan, 0.3]), seeds=(1, 2, 2**62), models=("m", "m", "n")
+    ),
+    Preference("what is this?", ("a cat", "a dog"), np.array([[1, np.nan], [0, 2]]), media=("a.png",), aspect="truth"),
     Preference("ein Würfel, 方", ("x.png", "y.png"), captions=("one", ""), shown_first=0, verdict="both_bad"),
 ]
 
@@ -57,7 +68,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, name: str, mon
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         store.write(RECORDS, path)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

@@ -81,7 +81,7 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     found = media.framed(Image.fromarray(pixels), 32).pixels
     assert torch.equal(((found + 1) * 127.5).round().byte().permute(1, 2, 0), torch.from_numpy(pixels))
-    assert (found.min(), found.max()) == (-1.0, 1.0)
+    assert (found.min().item(), found.max().item()) == (-1.0, 1.0)
 
 
 def test_a_flip_mirrors_the_pixels_and_the_corner() -> None:

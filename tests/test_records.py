@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from visalign.records import SCALES, VERDICTS, DataError, Preference, repeated
 
+T = TypeVar("T")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 NUMBER = st.one_of(st.just(float("nan")), st.floats(allow_nan=False, allow_infinity=False))
@@ -21,8 +23,8 @@ def preferences(draw: st.DrawFn) -> Preference:
     """Any record on the utility scale, without a verdict."""
     count, segments = draw(st.integers(1, 4)), draw(st.integers(1, 3))
 
-    def listed(values: st.SearchStrategy[object]) -> tuple[object, ...]:
-        return tuple(draw(st.one_of(st.just([]), st.lists(values, min_size=count, max_size=count))))
+    def listed(values: st.SearchStrategy[T]) -> tuple[T, ...]:
+        return tuple(draw(st.one_of(st.lists(values, max_size=0), st.lists(values, min_size=count, max_size=count))))
 
     return Preference(
         prompt=draw(TEXT),
@@ -51,9 +53,12 @@ def test_json_gives_back_an_equal_record(record: Preference) -> None:
 
 
 def test_the_key_is_what_is_judged_by_whom_and_not_what_was_said() -> None:
-    record = Preference("a red circle", ("a.png", "b.png"), [1, 0], judge="ann")
+    record = Preference("a red circle", ("a.png", "b.png"), np.array([1.0, 0.0]), judge="ann")
     assert record.key == "57f61d70a913de0c"
-    assert Preference("a red circle", ("a.png", "b.png"), [0, 1], judge="ann", seeds=(1, 2)).key == record.key
+    assert (
+        Preference("a red circle", ("a.png", "b.png"), np.array([0.0, 1.0]), judge="ann", seeds=(1, 2)).key
+        == record.key
+    )
     for other in (
         Preference("a red square", ("a.png", "b.png"), judge="ann"),
         Preference("a red circle", ("b.png", "a.png"), judge="ann"),
@@ -67,7 +72,7 @@ def test_the_key_is_what_is_judged_by_whom_and_not_what_was_said() -> None:
 
 
 def test_another_judge_makes_another_record_without_the_old_verdict() -> None:
-    record = Preference("a", ("x", "y"), [1, 0], verdict="first", judge="ann", seeds=(3, 4), key="mine")
+    record = Preference("a", ("x", "y"), np.array([1.0, 0.0]), verdict="first", judge="ann", seeds=(3, 4), key="mine")
     other = record.judged([0.2, 0.9], scale="utility", judge="rules")
     assert (other.verdict, other.judge, other.seeds) == (None, "rules", (3, 4))
     assert other.key not in ("mine", record.key)
@@ -75,7 +80,7 @@ def test_another_judge_makes_another_record_without_the_old_verdict() -> None:
 
 
 def test_scores_are_a_table_that_nobody_can_change() -> None:
-    record = Preference("a", ("x", "y"), [1, None])
+    record = Preference.from_json({"prompt": "a", "items": ["x", "y"], "scores": [1, None]})
     assert record.scores.shape == (2, 1)
     assert np.isnan(record.scores[1, 0])
     with pytest.raises(ValueError, match="read-only"):
@@ -84,7 +89,8 @@ def test_scores_are_a_table_that_nobody_can_change() -> None:
 
 
 def test_an_items_utility_is_the_mean_of_the_segments_that_were_looked_at() -> None:
-    record = Preference("a", ("x", "y", "z"), [[1, None, 3], [None, None, None], [5, 6, 7]])
+    table = [[1, None, 3], [None, None, None], [5, 6, 7]]
+    record = Preference.from_json({"prompt": "a", "items": ["x", "y", "z"], "scores": table})
     np.testing.assert_array_equal(record.utilities, [2.0, np.nan, 6.0])
 
 
@@ -129,7 +135,7 @@ def test_a_verdict_needs_two_items() -> None:
 
 
 def test_both_bad_goes_with_any_scores() -> None:
-    assert Preference("a", ("x", "y"), [0.2, 0.1], verdict="both_bad").verdict == "both_bad"
+    assert Preference("a", ("x", "y"), np.array([0.2, 0.1]), verdict="both_bad").verdict == "both_bad"
 
 
 @pytest.mark.parametrize(

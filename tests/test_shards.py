@@ -20,6 +20,13 @@ def rows(count: int, start: int = 0) -> dict[str, dict[str, torch.Tensor]]:
     return {str(i): {"mean": torch.full((2, 3), float(i)), "frame": torch.tensor([i])} for i in range(start, count)}
 
 
+def assert_holds(found: Shards, expected: dict[str, dict[str, torch.Tensor]]) -> None:
+    assert len(found) == len(expected)
+    for key, row in expected.items():
+        assert key in found
+        assert all(torch.equal(found[key][name], value) for name, value in row.items())
+
+
 def test_rows_come_back_from_pending_from_disk_and_after_reopening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -29,11 +36,10 @@ def test_rows_come_back_from_pending_from_disk_and_after_reopening(
     for key, row in rows(14).items():
         made.add(key, row)
     assert len(list(tmp_path.glob("*.safetensors"))) == 4  # and two rows pending
-    for found in (made, made.flush() or Shards(tmp_path)):
-        assert len(found) == 14
-        for key, row in rows(14).items():
-            assert key in found
-            assert all(torch.equal(found[key][name], value) for name, value in row.items())
+    assert_holds(made, rows(14))
+    made.flush()
+    for found in (made, Shards(tmp_path)):
+        assert_holds(found, rows(14))
     with pytest.raises(KeyError):
         made["14"]
 

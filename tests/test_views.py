@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -37,8 +38,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def taken(records: Sequence[Preference], encoders: Encoders, folder: Path, **settings: Any) -> Encoded:
-    where = {"root": folder, "cache": folder / "cache", "resolution": SIDE}
+    where: dict[str, Any] = {"root": folder, "cache": folder / "cache", "resolution": SIDE}
     return encode(records, encoders, **where | settings)
+
+
+def pairs_view(records: Sequence[Preference], encoded: Encoded, **settings: Any) -> PairsView:
+    """What `view` makes for Pairs."""
+    made = view(Pairs, records, encoded, **settings)
+    assert isinstance(made, PairsView)
+    return made
 
 
 def tensors(value: Any, name: str = "batch") -> list[tuple[str, torch.Tensor]]:
@@ -79,23 +87,23 @@ def test_a_pair_is_won_by_the_verdict_or_else_the_scores(given: dict[str, Any], 
 
 
 def test_of_more_than_two_items_the_best_meets_the_worst() -> None:
-    record = Preference("a", ("p", "q", "r", "s"), [0.3, None, 0.9, -0.2])
+    record = Preference("a", ("p", "q", "r", "s"), np.array([0.3, np.nan, 0.9, -0.2]))
     assert paired(record) == Pair(record, 2, 3, 1.0)
-    votes = Preference("a", ("p", "q", "r"), [1, 6, 2], scale="votes")
+    votes = Preference("a", ("p", "q", "r"), np.array([1.0, 6.0, 2.0]), scale="votes")
     assert paired(votes) == Pair(votes, 1, 0, 6 / 7)
 
 
 def test_exchanging_the_items_exchanges_the_roles() -> None:
-    for scale, scores in (("utility", [0.1, 0.4]), ("votes", [3, 2]), ("probability", [0.3, 0.7])):
-        one = paired(Preference("a", ("x", "y"), scores, scale=scale), 0.5)
-        two = paired(Preference("a", ("y", "x"), scores[::-1], scale=scale), 0.5)
+    for scale, scores in (("utility", [0.1, 0.4]), ("votes", [3.0, 2.0]), ("probability", [0.3, 0.7])):
+        one = paired(Preference("a", ("x", "y"), np.array(scores), scale=scale), 0.5)
+        two = paired(Preference("a", ("y", "x"), np.array(scores[::-1]), scale=scale), 0.5)
         assert isinstance(one, Pair)
         assert isinstance(two, Pair)
         assert (one.win, one.lose, one.confidence) == (two.lose, two.win, two.confidence)
 
 
 def test_a_temperature_makes_utilities_bradley_terry() -> None:
-    record = Preference("a", ("x", "y"), [0.2, 0.8])
+    record = Preference("a", ("x", "y"), np.array([0.2, 0.8]))
     found = paired(record, temperature=0.3)
     assert isinstance(found, Pair)
     assert found.confidence == pytest.approx(1 / (1 + math.exp(-2)), rel=1e-12)
@@ -134,6 +142,8 @@ def test_sdxl_is_told_the_true_size_and_the_crop_of_each_item(encoders: Encoders
         assert batch.condition.time_ids is None
         assert batch.condition.pooled is None
         return
+    assert batch.condition.time_ids is not None
+    assert batch.condition.pooled is not None
     assert batch.condition.time_ids.tolist() == [[18, 23, 0, 2, 16, 16]] * 4  # 23 x 18 becomes 20 x 16
     assert batch.condition.pooled.shape == (4, 24)
 
@@ -157,7 +167,7 @@ def test_a_batch_of_three_is_three_batches_of_one_bit_for_bit(
 
 def test_a_batch_is_the_same_again_and_another_at_another_visit_or_seed(encoders: Encoders, folder: Path) -> None:
     records = pairs(folder, 4, size=(23, 18))
-    one, two = (view(Pairs, records, taken(records, encoders, folder)) for _ in range(2))
+    one, two = (pairs_view(records, taken(records, encoders, folder)) for _ in range(2))
     state = torch.random.get_rng_state()
     batch = one.batch([0], [0], seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -184,7 +194,7 @@ def test_the_two_of_a_pair_lose_their_prompt_together_at_the_stated_rate(encoder
 def test_the_two_of_a_pair_are_mirrored_together(encoders: Encoders, folder: Path) -> None:
     records = pairs(folder, 1, size=(23, 18))
     encoded = taken(records, encoders, folder, flips=True)
-    batch = view(Pairs, records, encoded).batch([0] * 40, list(range(40)), seed=0)
+    batch = pairs_view(records, encoded).batch([0] * 40, list(range(40)), seed=0)
     noise = {
         side: batch.draw.normal(f"posterior/{side}", batch.win.shape[1:], like=batch.win) for side in ("win", "lose")
     }
@@ -201,7 +211,7 @@ def test_the_two_of_a_pair_are_mirrored_together(encoders: Encoders, folder: Pat
 
 def test_latents_kept_in_half_are_sampled_in_float32(encoders: Encoders, folder: Path) -> None:
     records = pairs(folder, 2, size=(23, 18))
-    batch = view(Pairs, records, taken(records, encoders, folder, dtype=torch.bfloat16)).batch([0], [0], seed=0)
+    batch = pairs_view(records, taken(records, encoders, folder, dtype=torch.bfloat16)).batch([0], [0], seed=0)
     assert batch.win.dtype is torch.float32
     assert not torch.equal(batch.win, batch.win.bfloat16().float())
 
@@ -243,6 +253,7 @@ def test_single_items_are_the_winners_or_winners_and_losers(encoders: Encoders, 
     both = SinglesView(records, encoded, choose="both")
     assert [both.key(i) for i in range(len(both))] == ["pair-0", "pair-0/1", "pair-2/0", "pair-2/1"]
     batch = both.batch(range(4), [0] * 4, 0)
+    assert batch.label is not None
     assert batch.label.tolist() == [1, -1, -1, -1]
     assert batch.draw.keys == tuple(both.key(i) for i in range(4))
     assert "both bad" not in both.left_out
