@@ -101,7 +101,11 @@ class Comparison:
         return " ".join(
             f"{one.model} is preferred to {base} in {one.win.value:.1%} of the pairs "
             f"({one.win.low:.1%} … {one.win.high:.1%})"
-            + (f" and is right {one.gain.value:+.1%} more often." if one.gain else ".")
+            + (
+                f", and the share of its pictures that are right moves by {100 * one.gain.value:+.1f} points."
+                if one.gain
+                else "."
+            )
             for one in self.first.standings.values()
             if one.win is not None
         )
