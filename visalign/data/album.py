@@ -30,5 +30,7 @@ def write(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], path: Path)
 
 def _webp(picture: NDArray[np.uint8]) -> bytes:
     file = BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", lossless=True, quality=100, method=6)
+    Image.fromarray(picture).save(
+        file, "WEBP", lossless=True, quality=75, method=4
+    )  # 100 and 6: 2 % smaller, 30 times slower
     return file.getvalue()
