@@ -1,6 +1,6 @@
 """Scorers: one file each; importing this folder loads no model library.
 
-from visalign.scorers import Rules          # a class by its name
+from visalign.scorers import Rules          # a registered scorer's class, by its own name
 from visalign.scorers import load           # any scorer by its registered name
 scorer = load("rules")
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
     from visalign.scoring import Scorer
 
-    from .rules import Redrawing, Rules, Taste
-
-__all__ = ["Redrawing", "Rules", "Taste", "load"]
+    from .rules import Redrawing as Redrawing
+    from .rules import Rules as Rules
+    from .rules import Taste as Taste
 
 
 def load(name: str, **settings: Any) -> Scorer:
@@ -26,9 +26,14 @@ def load(name: str, **settings: Any) -> Scorer:
 
 
 def __getattr__(name: str) -> Any:
-    """Classes are imported when they are first asked for."""
-    if name in ("Redrawing", "Rules", "Taste"):
-        from . import rules
+    """A class, imported when it is first asked for."""
+    from visalign import registry
 
-        return getattr(rules, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return registry.attribute("scorer", name, __name__)
+
+
+def __dir__() -> list[str]:
+    """`load` and the classes' names."""
+    from visalign import registry
+
+    return ["load", *registry.attributes("scorer", __name__)]

@@ -1,24 +1,26 @@
-"""Training methods: one file a paper, each also a script (`accelerate launch -m visalign.trainers.NAME`)."""
+"""Training methods: one file a paper, each also a script (`accelerate launch -m visalign.trainers.NAME`).
+
+from visalign.trainers import DiffusionDPO      # any registered method's class, by its own name
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .diffusion_dpo import DiffusionDPO
-    from .sft import SFT
-
-__all__ = ["SFT", "DiffusionDPO"]
+if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
+    from .diffusion_dpo import DiffusionDPO as DiffusionDPO
+    from .sft import SFT as SFT
 
 
 def __getattr__(name: str) -> Any:
     """A class, imported when first asked for: imported here, `python -m visalign.trainers.sft` would load it twice."""
-    if name == "DiffusionDPO":
-        from .diffusion_dpo import DiffusionDPO
+    from visalign import registry
 
-        return DiffusionDPO
-    if name == "SFT":
-        from .sft import SFT
+    return registry.attribute("method", name, __name__)
 
-        return SFT
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """The classes' names."""
+    from visalign import registry
+
+    return registry.attributes("method", __name__)

@@ -34,8 +34,12 @@ class Entry:
 
     def load(self) -> Any:
         """Import the object."""
-        module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)
+        return getattr(import_module(self.target.partition(":")[0]), self.attribute)
+
+    @property
+    def attribute(self) -> str:
+        """The object's own name."""
+        return self.target.partition(":")[2]
 
 
 TABLE: Mapping[str, Mapping[str, Entry]] = {
@@ -96,6 +100,19 @@ def build(kind: str, settings: Mapping[str, Any] | str) -> Any:
         raise
     except ValueError as error:
         raise BadSetting(f"{kind}: {error}") from error
+
+
+def attributes(kind: str, package: str) -> list[str]:
+    """The names of the objects of a kind that live in the given package, as its face offers them."""
+    return sorted({each.attribute for each in TABLE[kind].values() if each.target.startswith(f"{package}.")})
+
+
+def attribute(kind: str, name: str, package: str) -> Any:
+    """One of those objects, imported now; AttributeError, as a module's `__getattr__` owes, lists what there is."""
+    for entry in TABLE[kind].values():
+        if entry.attribute == name and entry.target.startswith(f"{package}."):
+            return entry.load()
+    raise AttributeError(f"module {package!r} has no attribute {name!r}; it offers {attributes(kind, package)}")
 
 
 def _checked(made: Any, given: dict[str, Any], kind: str) -> dict[str, Any]:
