@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from visalign import engine
 from visalign.batches import Condition, Pairs, Singles
 from visalign.config import Run, load
-from visalign.contract import Loss, Reference
+from visalign.contract import Loss, Passes, Reference
 from visalign.distributed import Ranks
 from visalign.draws import Draws
 from visalign.losses.state import RunningMean
@@ -122,6 +122,7 @@ class Given:
 
     batch_type = Singles
     reference = Reference.NONE
+    passes = Passes(policy=1)
     own_weight: bool = False  # whether the weights come with the loss instead of the batch
     state: Count = field(default_factory=lambda: Count())
 

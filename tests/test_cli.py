@@ -171,7 +171,7 @@ def test_a_dry_run_reads_a_folder_s_own_shape_and_writes_nothing(
     changes = [f"model.folder={folder}", "data.resolution=16", f"data.path={records}", "data.format=parquet"]
     code, text = said(capsys, "train", "sdxl_dpo", "--dry-run", *changes, f"out={tmp_path / 'run'}")
     assert code == 0
-    assert "2 reference forward (adapters off)" in " ".join(text.split())
+    assert "2 forward without gradient" in " ".join(text.split())
     assert "16 records, 32 pictures, 16 prompts" in " ".join(text.split())
     assert not (tmp_path / "run").exists()
 

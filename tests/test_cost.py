@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from visalign.contract import Reference
+from visalign.contract import Passes, Reference
 from visalign.models import architectures, cost
 
 TINY = {
@@ -54,9 +54,9 @@ def test_flop_are_those_of_a_real_run() -> None:
 
 def test_a_pair_costs_what_its_passes_cost() -> None:
     pair = cost.estimate(SHAPE)
-    alone = cost.estimate(replace(SHAPE, reference=Reference.NONE, items=1))
+    alone = cost.estimate(replace(SHAPE, reference=Reference.NONE, passes=Passes(policy=1)))
     assert pair.record_flop == 2 * (alone.record_flop + pair.forward_flop)
-    assert pair.passes == "2 policy forward + 2 reference forward (adapters off) + 2 backward"
+    assert pair.passes == "2 policy forward + 2 forward without gradient + 2 backward"
     assert alone.passes == "1 policy forward + 1 backward"
 
 

@@ -97,8 +97,8 @@ def test_an_items_utility_is_the_mean_of_the_segments_that_were_looked_at() -> N
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"items": ()}, "at least one item"),
-        ({"items": ("x", "")}, "no empty one"),
+        ({"items": ("",)}, "an item's name is empty"),
+        ({"items": ("x", "")}, "an item's name is empty"),
         ({"items": "xy"}, "items must be a list, got 'xy'"),
         ({"items": ("x", 2)}, "items must hold texts, got 2"),
         ({"prompt": 3}, "prompt must be a text, got 3"),

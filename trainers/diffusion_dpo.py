@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visalign.batches import Pairs
-from visalign.contract import Denoiser, Loss, Reference
+from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import errors, log_ratio, noise_pairs, pair_metrics
 from visalign.losses import LossSpec, resolve
 
@@ -24,6 +24,7 @@ class DiffusionDPO:
     preference: LossSpec = "dpo"
     batch_type = Pairs
     reference = Reference.FROZEN
+    passes = Passes(policy=2, free=2)
 
     def __post_init__(self) -> None:
         if not self.beta > 0:

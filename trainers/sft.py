@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visalign.batches import Singles
-from visalign.contract import Denoiser, Loss, Reference
+from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import noise_singles, squared_error
 
 
@@ -15,6 +15,7 @@ class SFT:
 
     batch_type = Singles
     reference = Reference.NONE
+    passes = Passes(policy=1)
 
     def loss(self, batch: Singles, model: Denoiser) -> Loss:
         """(n,) errors of n items."""

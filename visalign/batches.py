@@ -36,6 +36,8 @@ class Pairs:
     draw: Draws  # of the b pairs
     confidence: Tensor  # (b,) P(win is really better), in [0, 1]
     weight: Tensor  # (b,) 0 takes a pair out (a tie, say); known before any forward
+    scores: Tensor | None = None  # (b, 2) a scorer's values of winner and loser, NaN where it gave none
+    empty: Condition | None = None  # (2b, ...) the conditions without their prompts, for guidance
 
     @property
     def items(self) -> Tensor:
@@ -48,16 +50,46 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Singles:
-    """n single items with a label or weight each: supervised fine-tuning and unpaired methods."""
+    """n single items: supervised fine-tuning."""
 
     x: Tensor  # (n, ...) latents
     condition: Condition  # (n, ...)
     draw: Draws  # of the n items
     weight: Tensor  # (n,)
-    label: Tensor | None = None  # (n,) +1 liked, -1 disliked
+    empty: Condition | None = None  # (n, ...) the conditions without their prompts
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """n single items that somebody liked or disliked: unpaired methods."""
+
+    x: Tensor  # (n, ...) latents
+    condition: Condition  # (n, ...)
+    draw: Draws  # of the n items
+    label: Tensor  # (n,) +1 liked, -1 disliked
+    weight: Tensor  # (n,)
+    empty: Condition | None = None  # (n, ...) the conditions without their prompts
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """n prompts without pictures: methods that train on what the model itself draws."""
+
+    texts: tuple[str, ...]  # n, for scorers that read
+    shape: tuple[int, ...]  # of one latent
+    condition: Condition  # (n, ...)
+    empty: Condition  # (n, ...) the conditions without their prompts
+    draw: Draws  # of the n prompts
+    weight: Tensor  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 @dataclass(frozen=True)
@@ -72,6 +104,22 @@ class Rankings:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def joined(first: Condition, second: Condition) -> Condition:
+    """Two conditions, one behind the other on the batch axis; ValueError if only one has a part."""
+
+    def both(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+        if (left is None) != (right is None):
+            raise ValueError("one of the two conditions lacks a part that the other has")
+        return None if left is None or right is None else torch.cat([left, right])
+
+    return Condition(
+        torch.cat([first.text, second.text]),
+        both(first.pooled, second.pooled),
+        both(first.time_ids, second.time_ids),
+        both(first.user, second.user),
+    )
 
 
 def moved(value: T, device: torch.device | str) -> T:

@@ -60,6 +60,7 @@ class Data:
     prompt_dropout: float = between(0.0, 0.0, 1.0)
     max_bad: float = between(0.01, 0.0, 1.0)  # share of records that may be quarantined
     cache: Path | None = None  # of latents and text states; None: beside the records
+    users: Path | None = None  # safetensors with each user's embedding (tokens, width), for personalised methods
     temperature: float = between(0.0, 0.0)  # from utility differences to probabilities; 0: the higher one is better
 
 

@@ -30,6 +30,18 @@ class Loss:
     weight: Tensor | None = None  # (b,) None: the batch's own weights
 
 
+@dataclass(frozen=True)
+class Passes:
+    """What one record asks of the networks, in pictures that go through one: a guided answer counts twice.
+
+    Recomputation for activation checkpointing is not counted.
+    """
+
+    policy: float = 0.0  # with gradient
+    free: float = 0.0  # without: the reference, a teacher, inversion, drawing
+    held: float | None = None  # with gradient, at a time: fewer than `policy` where steps are recomputed one by one
+
+
 @runtime_checkable
 class Denoiser(Protocol):
     """Any diffusion or flow model together with its reference."""
@@ -55,6 +67,10 @@ class Method(Protocol):
     @property
     def reference(self) -> Reference:
         """Which reference it calls."""
+
+    @property
+    def passes(self) -> Passes:
+        """What one record of the batch costs; a mean where it depends on the draw."""
 
     def loss(self, batch: Any, model: Any) -> Loss:
         """The loss of one batch; no backward, no ranks, no files in here."""
@@ -93,6 +109,9 @@ class Encoders(Protocol):
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the posterior, scaled as the denoiser sees it, of pixels (n, 3, h, w) in [-1, 1]."""
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The shape of one latent of a picture of (height, width) pixels."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (n, tokens, width) and pooled text (n, width), where there is one."""

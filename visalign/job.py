@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import config, engine, registry
+from .batches import Prompts
 from .config import ConfigError, Run
 from .contract import Method, View
 from .data import encode, sources, views
@@ -93,20 +94,20 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     records, root = read_records(run)
     with screen.stage(f"load the encoders of {run.model.folder}"):
         encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device)
-    encoded = encoded_once(run, records, root, encoders, ranks, screen)
-    how = run.data
-    view = views.view(
-        method.batch_type,
-        records,
-        encoded,
-        ties=how.ties,
-        prompt_dropout=how.prompt_dropout,
-        temperature=how.temperature,
-    )
+    texts_only = method.batch_type is Prompts
+    encoded = encoded_once(run, records, root, encoders, ranks, screen, texts_only=texts_only)
+    view = views.view(method.batch_type, records, encoded, view_settings(run))
     del encoders  # they have done their work; the denoiser needs the room
     with screen.stage("load the denoiser"):
         model = denoiser(run, folder, method, ranks)
     return Parts(method, folder, view, encoded, model)
+
+
+def view_settings(run: Run) -> views.Settings:
+    """How the run wants its records made into batches."""
+    how = run.data
+    users = None if how.users is None else sources.users(how.users)
+    return views.Settings(how.ties, how.prompt_dropout, how.temperature, users)
 
 
 def denoiser(run: Run, folder: Folder, method: Method, ranks: Ranks) -> UNetDenoiser:
@@ -143,7 +144,14 @@ def votes() -> Path:
 
 
 def encoded_once(
-    run: Run, records: list[Preference], root: Path, encoders: Any, ranks: Ranks, screen: Screen
+    run: Run,
+    records: list[Preference],
+    root: Path,
+    encoders: Any,
+    ranks: Ranks,
+    screen: Screen,
+    *,
+    texts_only: bool = False,
 ) -> Encoded:
     """The encoded records: the first process fills the cache, then the others find it full."""
 
@@ -156,6 +164,7 @@ def encoded_once(
                 cache=run.data.cache or root / "visalign-cache",
                 resolution=run.data.resolution,
                 max_bad=run.data.max_bad,
+                texts_only=texts_only,
                 progress=lambda what, done, total: stage(done, what, total=total),
             )
 

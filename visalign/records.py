@@ -28,12 +28,12 @@ class DataError(ValueError):
 class Preference:
     """What was shown, and what somebody thought of it. One record a judge and an aspect.
 
-    A pair, a ranking, a segmented answer, an unpaired label (K = 1) and unjudged candidates (scores all NaN) are all
-    this. Raises DataError where the parts contradict one another.
+    A pair, a ranking, a segmented answer, an unpaired label (K = 1), unjudged candidates (scores all NaN) and a prompt
+    that nothing was drawn for yet (K = 0) are all this. Raises DataError where the parts contradict one another.
     """
 
     prompt: str
-    items: tuple[str, ...]  # K references: paths relative to the records' folder, FILE.parquet#ROW#COLUMN, or answers
+    items: tuple[str, ...] = ()  # K references: paths relative to the records, FILE.parquet#ROW#COLUMN, or answers
     scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # (K, S), NaN: nobody looked
     user: str | None = None  # whose taste
     media: tuple[str, ...] = ()  # what the prompt shows: the image of a question, the source of an edit
@@ -164,8 +164,8 @@ def _check_texts(record: Preference) -> None:
     for name in ("items", "media", "models", "captions"):
         for each in getattr(record, name):
             _check_text(name, each)
-    if not record.items or not all(record.items):
-        raise DataError(f"a record needs at least one item, and no empty one; got {record.items}")
+    if not all(record.items):
+        raise DataError(f"an item's name is empty: {record.items}")
     if record.user is not None and not (isinstance(record.user, str) and record.user):
         raise DataError(f"user must be a name or null, got {record.user!r}")
 

@@ -1,9 +1,9 @@
-"""Drawing pictures: walk a process down from noise, under classifier-free guidance."""
+"""Drawing pictures: walk a process down from noise, under guidance, and reflected on the way where that is asked."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 from .batches import Condition
 from .contract import Denoiser
 from .draws import Draws
-
-Predict = Callable[[Tensor, Tensor, Condition], Tensor]  # (x_t (n, ...), t (n,), condition (n, ...)) -> (n, ...)
+from .guidance import Predict, guided, walked
+from .reflection import Reflection
 
 
 class Painter(Protocol):
@@ -35,40 +35,6 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int], like: Tensor) -> T
     return torch.cat([Draws(int(seed), ("picture",), (0,)).normal("start", shape, like) for seed in seeds])
 
 
-def guided(
-    predict: Predict, condition: Condition, empty: Condition, guidance: float
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): empty + guidance (told - empty), one call of 2n.
-
-    A guidance of 1 asks the conditional model alone.
-    """
-    if guidance == 1.0:
-        return lambda x, t: predict(x, t, condition)
-    together = stacked(empty, condition)
-
-    def answer(x: Tensor, t: Tensor) -> Tensor:
-        untold, told = predict(torch.cat([x, x]), torch.cat([t, t]), together).chunk(2)
-        return untold + guidance * (told - untold)
-
-    return answer
-
-
-def stacked(first: Condition, second: Condition) -> Condition:
-    """Two conditions, one behind the other on the batch axis."""
-
-    def join(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-        if (left is None) != (right is None):
-            raise ValueError("one of the two conditions lacks a part that the other has")
-        return None if left is None or right is None else torch.cat([left, right])
-
-    return Condition(
-        torch.cat([first.text, second.text]),
-        join(first.pooled, second.pooled),
-        join(first.time_ids, second.time_ids),
-        join(first.user, second.user),
-    )
-
-
 @torch.no_grad()
 def generate(
     model: Denoiser,
@@ -79,17 +45,21 @@ def generate(
     steps: int,
     guidance: float = 1.0,
     predict: Predict | None = None,
+    negative: Predict | None = None,
+    reflection: Reflection | None = None,
 ) -> Tensor:
     """Latents (n, ...) drawn from `noise` (n, ...) in `steps` steps; `predict` defaults to the model's policy.
 
-    For a DDPM path this is DDIM with eta = 0, for a flow path Euler.
+    For a DDPM path this is DDIM with eta = 0, for a flow path Euler. `negative` answers for the empty condition in
+    `predict`'s place; `reflection` moves x before each step.
     """
-    answer = guided(predict or model.policy, condition, empty, guidance)
+    answer = guided(predict or model.policy, condition, empty, guidance, negative)
     grid = model.process.grid(steps).flip(0)
+    mirror = reflection.mirror(model.process, condition, empty, grid) if reflection else None
     x = noise
-    for t, to in itertools.pairwise(grid):
-        now = t.expand(len(x))
-        x = model.process.step(answer(x, now), x, now, to.expand(len(x))).to(noise.dtype)
+    for place in range(steps):
+        x = mirror(x, place) if mirror else x
+        x = walked(model.process, answer, x, grid[place], grid[place + 1])
     return x
 
 
@@ -103,19 +73,33 @@ def pictures(
     steps: int,
     guidance: float,
     predict: Predict | None = None,
+    negative: Predict | None = None,
+    reflection: Reflection | None = None,
+    weak_prompts: Sequence[str] | None = None,
     batch: int = 32,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[np.ndarray]:
-    """Yield uint8 pictures (m, height, width, 3) for prompt i with seed i, at most `batch` at a time, in order."""
+    """Yield uint8 pictures (m, height, width, 3) for prompt i with seed i, at most `batch` at a time, in order.
+
+    `weak_prompts` (n) are what the weak side of the reflection is told, where that is not the prompts themselves.
+    """
     if len(prompts) != len(seeds):
         raise ValueError(f"each prompt needs its seed: got {len(prompts)} prompts and {len(seeds)} seeds")
+    if weak_prompts is not None and (reflection is None or len(weak_prompts) != len(prompts)):
+        raise ValueError(f"weak prompts are a reflection's, one for each of {len(prompts)}; got {len(weak_prompts)}")
     for start in range(0, len(prompts), batch):
         words, numbers = prompts[start : start + batch], seeds[start : start + batch]
         told, untold = painter.conditions(words, size), painter.conditions([""] * len(words), size)
         like = torch.zeros((), device=device, dtype=dtype)
         noise = initial_noise(numbers, painter.latent_shape(size), like)
-        latents = generate(model, told, untold, noise, steps=steps, guidance=guidance, predict=predict)
+        if reflection is not None and weak_prompts is not None:
+            weaker = painter.conditions(weak_prompts[start : start + batch], size)
+            reflection = replace(reflection, weak=replace(reflection.weak, condition=weaker))
+        latents = generate(
+            model, told, untold, noise, steps=steps, guidance=guidance, predict=predict, negative=negative,
+            reflection=reflection,
+        )  # fmt: skip
         yield to_uint8(painter.decode(latents))
 
 

@@ -11,8 +11,8 @@ from . import words
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..data.pairing import Pair
     from ..data.quarantine import Bad
-    from ..data.views import Pair
     from ..records import Preference
     from .screen import Screen
 
@@ -50,7 +50,7 @@ def run(given: Any) -> int:
 
 def counted(records: Sequence[Preference]) -> list[list[str]]:
     """How many of what."""
-    from ..data.views import paired
+    from ..data.pairing import paired
 
     left_out = Counter(why for record in records if (why := reason(paired(record))))
     usable = len(records) - sum(left_out.values())

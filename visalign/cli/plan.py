@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import config, registry
-from ..batches import Pairs
 from ..config import ConfigError, Run
 from ..models import architectures, attention, cost
 from ..models.folder import DTYPES, Folder, FolderError
@@ -70,7 +69,7 @@ def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
         dtype=run.model.dtype,
         precision=run.precision,
         checkpointing=run.model.checkpointing,
-        items=2 if method.batch_type is Pairs else 1,
+        passes=method.passes,
         reference=method.reference,
         ema=bool(run.ema),
     )

@@ -43,6 +43,7 @@ class Encoded:
     resolution: int
     flips: bool
     wants_time_ids: bool
+    latent_shape: tuple[int, ...]
     quarantine: tuple[Bad, ...]
     quarantine_file: Path
     rebuilt: tuple[Path, ...]  # damaged shards that were found and set aside
@@ -81,13 +82,15 @@ def encode(
     resolution: int,
     max_bad: float = 0.01,
     flips: bool = False,
+    texts_only: bool = False,
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Encoded:
     """Fill the cache with whatever is missing, and set bad records aside.
 
     Args: `root` is the folder that items are relative to; `max_bad` the share of records that may be bad (ten always
-    may); `flips` also encodes every picture mirrored; `dtype` is what latents are kept in.
+    may); `flips` also encodes every picture mirrored; `texts_only` leaves the pictures alone, for methods that train on
+    what the model draws; `dtype` is what latents are kept in.
     Raises DataError when too many records are bad, or none is left.
     """
     if not records:
@@ -95,14 +98,16 @@ def encode(
     if resolution % encoders.factor:
         raise DataError(f"resolution {resolution} is not a multiple of the VAE's factor {encoders.factor}")
     pictures = Pictures(encoders, root, cache, resolution, flips=flips, dtype=dtype)
-    bad = _all_pictures(records, pictures, max_bad, cache / "quarantine.jsonl", progress or _silent)
-    texts, text_keys = _all_texts(records, encoders, cache, progress or _silent)
+    listed, told = cache / "quarantine.jsonl", progress or _silent
+    bad = [] if texts_only else _all_pictures(records, pictures, max_bad, listed, told)
+    texts, text_keys = _all_texts(records, encoders, cache, told)
     return Encoded(
         resolution=resolution,
         flips=flips,
         wants_time_ids=encoders.wants_time_ids,
+        latent_shape=encoders.latent_shape((resolution, resolution)),
         quarantine=tuple(bad),
-        quarantine_file=cache / "quarantine.jsonl",
+        quarantine_file=listed,
         rebuilt=(*pictures.shards.damaged, *texts.damaged),
         _latents=pictures.shards,
         _texts=texts,

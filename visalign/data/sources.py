@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..records import DataError, Preference
 from . import store
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PICKAPIC = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")  # needed; the rest of its columns may be absent
@@ -40,6 +43,8 @@ def told(path: Path) -> str:
     """The format of what is at a path."""
     if (path / "win").is_dir() and (path / "lose").is_dir():
         return "pairs_folder"
+    if path.suffix == ".txt" and path.is_file():
+        return "prompts"
     first = store.files(path)[0]
     if first.suffix == ".jsonl":
         return "jsonl"
@@ -125,9 +130,29 @@ def _pickapic_row(row: dict[str, Any], place: str) -> dict[str, Any]:
     }
 
 
+def prompts(path: Path) -> list[Preference]:
+    """A text file with a prompt a line, for methods that train on what the model draws itself."""
+    lines = (_text(path) or "").splitlines()
+    return [Preference(line) for line in dict.fromkeys(line.strip() for line in lines) if line]
+
+
+def users(path: Path) -> dict[str, Tensor]:
+    """Each user's embedding (tokens, width) from a safetensors file; all of one shape."""
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise DataError(f"data.users: no such file: {path}")
+    found = {name: value.float() for name, value in load_file(path).items()}
+    if len({value.shape for value in found.values()}) != 1 or next(iter(found.values())).ndim != 2:
+        shapes = sorted({tuple(value.shape) for value in found.values()})
+        raise DataError(f"{path} must hold a tensor (tokens, width) for each user, all alike; it has shapes {shapes}")
+    return found
+
+
 FORMATS: dict[str, Callable[[Path], list[Preference]]] = {
     "parquet": store.read,
     "jsonl": store.read,
     "pairs_folder": pairs_folder,
     "pickapic": pickapic,
+    "prompts": prompts,
 }

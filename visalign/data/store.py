@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..records import DataError, Preference, repeated
+from . import journal
 from .shards import replace_file
 
 VERSION = b"1"
@@ -89,8 +90,28 @@ def _parquet(records: Sequence[Preference]) -> bytes:
 
 
 def read(path: Path | str) -> list[Preference]:
-    """The records of a parquet file, a .jsonl file, or a folder of either. Raises DataError naming file and row."""
-    return [record for file in files(Path(path)) for record in _read_file(file)]
+    """The records of a parquet file, a .jsonl file, or a folder of either. Raises DataError naming file and row.
+
+    Votes in journals are added to the rest of their folder, or replace what has their key, or take it away.
+    """
+    found = files(Path(path))
+    journals = [file for file in found if journal.is_journal(file)]
+    records = [record for file in found if file not in journals for record in _read_file(file)]
+    return journal.applied(records, journals) if journals else records
+
+
+def compact(folder: Path, name: str = "votes.parquet") -> Path:
+    """Put the folder's records and journals into one parquet file, and the journals away once nobody writes to any.
+
+    A kill between the two does no harm: journals that are applied twice say the same, if all of them are.
+    """
+    done = journal.finished(folder)
+    write(read(folder), folder / name)
+    if done == journal.found(folder):
+        (folder / journal.COMPACTED).mkdir(exist_ok=True)
+        for file in done:
+            os.replace(file, folder / journal.COMPACTED / file.name)
+    return folder / name
 
 
 def files(path: Path) -> list[Path]:

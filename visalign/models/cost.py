@@ -8,7 +8,7 @@ the distinct storages that autograd keeps for backward.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..contract import Reference
+from ..contract import Passes, Reference
 from .weights import Lora
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "no": 4}
@@ -35,7 +35,7 @@ class Shape:
     dtype: str = "fp32"  # of the frozen weights
     precision: str = "no"  # of the computation
     checkpointing: bool = False
-    items: int = 2  # pictures a record: 2 for a pair, 1 for a single
+    passes: Passes = field(default_factory=lambda: Passes(policy=2, free=2))  # of one record
     reference: Reference = Reference.FROZEN
     ema: bool = False
 
@@ -48,7 +48,7 @@ class Cost:
     trained: int
     passes: str  # what is run for one record
     forward_flop: float  # one picture through the policy
-    record_flop: float  # one record: policy and reference forward, backward
+    record_flop: float  # one record: every forward, and backward
     weights: int
     reference: int
     gradients: int
@@ -70,31 +70,31 @@ def estimate(shape: Shape) -> Cost:
     count = sum(each.numel() for each in trained.trainable().values()) if trained else total
     frozen = total if trained else 0
     forward, backward, kept = measured(network, shape)
-    asks = 0 if shape.reference is Reference.NONE else 1
+    asked, copied = shape.passes, shape.reference is not Reference.NONE and not trained
     held = BYTES["fp32"] * count + BYTES[shape.dtype] * frozen
     return Cost(
         parameters=total,
         trained=count,
-        passes=passes(shape, asks),
+        passes=in_words(shape),
         forward_flop=forward,
-        record_flop=shape.items * ((1 + asks) * forward + backward),
+        record_flop=(asked.policy + asked.free) * forward + asked.policy * backward,
         weights=held,
-        reference=BYTES["fp32"] * total if asks and not trained else 0,
+        reference=BYTES["fp32"] * total if copied else 0,
         gradients=BYTES["fp32"] * count,
         optimizer=2 * BYTES["fp32"] * count,
         average=BYTES["fp32"] * count if shape.ema else 0,
-        activations=shape.items * kept,
+        activations=round(kept * (asked.policy if asked.held is None else asked.held)),
     )
 
 
-def passes(shape: Shape, asks: int) -> str:
-    """What the network is asked for one record, in words."""
-    parts = [f"{shape.items} policy forward", f"{shape.items} backward"]
-    if asks:
-        how = "adapters off" if shape.train == "lora" else "frozen copy"
-        parts.insert(1, f"{shape.items} reference forward ({how})")
+def in_words(shape: Shape) -> str:
+    """What the network is asked for one record."""
+    asked = shape.passes
+    parts = [f"{asked.policy:g} policy forward", f"{asked.policy:g} backward"]
+    if asked.free:
+        parts.insert(1, f"{asked.free:g} forward without gradient")
     if shape.checkpointing:
-        parts.append(f"{shape.items} recomputed forward")
+        parts.append(f"{asked.policy:g} recomputed forward")
     return " + ".join(parts)
 
 

@@ -1,0 +1,164 @@
+"""Batches of every type that methods are fed, small denoisers, and methods set small enough for a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tiny
+import torch
+from torch import Tensor, nn
+
+from visalign import registry
+from visalign.batches import Condition, Labelled, Pairs, Prompts, Singles
+from visalign.contract import Denoiser, Method
+from visalign.draws import Draws
+from visalign.models.unet import UNetDenoiser
+from visalign.models.weights import Full, Lora
+from visalign.process import Ddpm, Flow, Process
+
+WIDTH = 16  # of the text states
+SHAPE = (4, 8, 8)
+STABLE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": False,
+    "steps_offset": 1,
+}  # fmt: skip
+
+# Settings that keep a long method short; a method that is not here is tested with its defaults.
+SMALL: dict[str, dict[str, Any]] = {}
+
+
+def method(name: str, **settings: Any) -> Method:
+    """The registered method of that name, set small."""
+    made: Method = registry.build("method", {"name": name, **SMALL.get(name, {}), **settings})
+    return made
+
+
+def process(prediction: str = "epsilon") -> Process:
+    """Stable Diffusion's path with this prediction type, or "flow"."""
+    return Flow() if prediction == "flow" else Ddpm.from_config({**STABLE, "prediction_type": prediction})
+
+
+def denoiser(prediction: str = "epsilon", train: str = "lora", dtype: torch.dtype = torch.float64) -> UNetDenoiser:
+    """A small random UNet of diffusers, the same weights whenever it is made; its adapters are off their start, so
+    that policy and reference differ."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = tiny.unet(WIDTH, block_out_channels=(8, 16))
+        weights = Lora(network, rank=2) if train == "lora" else Full(network, reference=True)
+        model = UNetDenoiser(weights, process(prediction)).to(dtype)
+        with torch.no_grad():
+            for each in model.trainable().values():
+                each.data = each.data.to(dtype)
+                each.add_(0.02 * torch.randn_like(each))
+    return model
+
+
+class Counted(nn.Module):
+    """A denoiser that counts the pictures that go through its networks, with gradient and without."""
+
+    def __init__(self, model: Denoiser) -> None:
+        super().__init__()
+        self.model, self.process = model, model.process
+        self.with_gradient, self.free = 0, 0
+
+    def _count(self, n: int) -> None:
+        if torch.is_grad_enabled():
+            self.with_gradient += n
+        else:
+            self.free += n
+
+    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self._count(len(x_t))
+        return self.model.policy(x_t, t, condition)
+
+    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        self.free += len(x_t)
+        return self.model.reference(x_t, t, condition)
+
+
+def fixed(n: int, dtype: torch.dtype) -> tuple[Draws, Tensor]:
+    """Draws that make the data, and a tensor of that dtype."""
+    return Draws(7, tuple(f"record {i}" for i in range(n)), (0,) * n), torch.zeros((), dtype=dtype)
+
+
+def draws(n: int, visit: int = 0) -> Draws:
+    """Draws of a step."""
+    return Draws(3, tuple(f"record {i}" for i in range(n)), (visit,) * n)
+
+
+def condition(n: int, dtype: torch.dtype, stream: str = "text", times: int = 1) -> Condition:
+    """n random text states, `times` over."""
+    made, like = fixed(n, dtype)
+    return Condition(made.normal(stream, (3, WIDTH), like).repeat(times, 1, 1))
+
+
+def empty(n: int, dtype: torch.dtype) -> Condition:
+    """The state of an empty prompt, n times."""
+    _, like = fixed(1, dtype)
+    return Condition(Draws(7, ("empty",), (0,)).normal("text", (3, WIDTH), like).repeat(n, 1, 1))
+
+
+def pairs(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Pairs:
+    """n pairs with scores."""
+    made, like = fixed(n, dtype)
+    win, lose = (made.normal(side, SHAPE, like) for side in ("win", "lose"))
+    ones, scores = torch.ones(n, dtype=dtype), torch.tensor([[0.8, 0.3], [0.6, 0.5], [0.9, 0.1], [0.4, 0.2]])
+    told, untold = condition(n, dtype, times=2), empty(2 * n, dtype)
+    return Pairs(win, lose, told, draws(n, visit), ones, ones, scores.double()[torch.arange(n) % 4], untold)
+
+
+def singles(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Singles:
+    """n single items."""
+    made, like = fixed(n, dtype)
+    ones = torch.ones(n, dtype=dtype)
+    return Singles(made.normal("x", SHAPE, like), condition(n, dtype), draws(n, visit), ones, empty(n, dtype))
+
+
+def labelled(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Labelled:
+    """n items, liked and disliked in turn."""
+    one = singles(n, dtype, visit)
+    label = 1.0 - 2.0 * (torch.arange(n) % 2)
+    return Labelled(one.x, one.condition, one.draw, label, one.weight, one.empty)
+
+
+def prompts(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Prompts:
+    """n prompts."""
+    texts, ones = tuple(f"prompt {i}" for i in range(n)), torch.ones(n, dtype=dtype)
+    return Prompts(texts, SHAPE, condition(n, dtype), empty(n, dtype), draws(n, visit), ones)
+
+
+MAKERS: Mapping[type, Any] = {Pairs: pairs, Singles: singles, Labelled: labelled, Prompts: prompts}
+
+
+def batch(kind: type, n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Any:
+    """A batch of this type."""
+    return MAKERS[kind](n, dtype, visit)
+
+
+def rows_of(told: Condition, rows: list[int]) -> Condition:
+    """The conditions of these pictures."""
+
+    def taken(each: Tensor | None) -> Tensor | None:
+        return None if each is None else each[rows]
+
+    return Condition(told.text[rows], taken(told.pooled), taken(told.time_ids), taken(told.user))
+
+
+def part(whole: Any, rows: list[int]) -> Any:
+    """The batch of these records alone: every tensor of it cut alike, those of two items a record in both halves."""
+    n = len(whole)
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[rows]
+        if isinstance(value, Draws):
+            return Draws(value.seed, tuple(value.keys[i] for i in rows), tuple(value.visits[i] for i in rows))
+        if isinstance(value, Condition):
+            return rows_of(value, rows if len(value) == n else [*rows, *(n + row for row in rows)])
+        return value
+
+    changed = {name: cut(value) for name, value in vars(whole).items() if name != "texts"}
+    if isinstance(whole, Prompts):
+        changed |= {"shape": whole.shape, "texts": tuple(whole.texts[row] for row in rows)}
+    return type(whole)(**changed)

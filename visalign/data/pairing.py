@@ -1,0 +1,70 @@
+"""From a record's scores or verdict to the two items that are compared, and how sure the comparison is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..records import Preference
+from ..scoring import bradley_terry
+from .encode import Encoded
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which two items of a record are compared."""
+
+    record: Preference
+    win: int  # index of the better item
+    lose: int
+    confidence: float  # P(win is really better), 1/2 for a tie
+
+
+def paired(record: Preference, temperature: float = 0.0) -> Pair | str:
+    """The best and the worst item of a record, or why there are none: "both bad" or "not judged".
+
+    A verdict decides where there is one, else the scores. Confidence is the winner's share of the two items'
+    probability or votes, and for utilities Bradley-Terry at `temperature` (0: certain).
+    """
+    if record.verdict == "both_bad":
+        return "both bad"
+    values = record.utilities
+    seen = np.flatnonzero(~np.isnan(values))
+    if record.scale == "votes" and not values[seen].any():  # nobody voted, which is not a tie
+        seen = seen[:0]
+    if len(seen) < 2:
+        said = {"first": (0, 1, 1.0), "second": (1, 0, 1.0), "tie": (0, 1, 0.5)}.get(record.verdict or "")
+        return Pair(record, *said) if said else "not judged"
+    order = seen[np.argsort(-values[seen], kind="stable")]
+    win, lose = int(order[0]), int(order[-1])
+    return Pair(record, win, lose, _confidence(record, float(values[win]), float(values[lose]), temperature))
+
+
+def _confidence(record: Preference, win: float, lose: float, temperature: float) -> float:
+    if win == lose:
+        return 0.5
+    if record.scale == "utility":
+        double = torch.tensor([win, lose], dtype=torch.float64)
+        return float(bradley_terry(double[0], double[1], temperature))
+    return win / (win + lose)
+
+
+def sorted_out(
+    records: Iterable[Preference], encoded: Encoded, temperature: float, *, skip: bool
+) -> tuple[list[Pair], Counter[str]]:
+    """The pairs to train on, and how many records were left out for which reason."""
+    pairs: list[Pair] = []
+    left_out: Counter[str] = Counter()
+    for record in encoded.usable(records):
+        found = paired(record, temperature)
+        if isinstance(found, str):
+            left_out[found] += 1
+        elif skip and found.confidence == 0.5:
+            left_out["tie"] += 1
+        else:
+            pairs.append(found)
+    return pairs, left_out
