@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
     from visalign.scoring import Scorer
 
+    from .hpsv2 import HPSv2 as HPSv2
     from .rules import Redrawing as Redrawing
     from .rules import Rules as Rules
     from .rules import Taste as Taste

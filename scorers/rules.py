@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from visalign.scoring import Sample, Scores
+from visalign.images import ImageError
+from visalign.scoring import Sample, Scores, opened, picture
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,31 +31,34 @@ class Rules:
         """Overall values (n,), each aspect (n,), and whether a picture counts as clean and right."""
         from visalign.playground import checker
 
-        found = [_verdict(sample) for sample in samples]
+        found, reasons = _read(samples, checker.check)
         names = (*checker.ASPECTS, "overall")
-        table = {
-            name: torch.tensor([each.get(name, torch.nan) for each in found], dtype=torch.float64) for name in names
-        }
+        rows = [[torch.nan if each is None else getattr(each, name) for each in found] for name in names]
+        table = dict(zip(names, torch.tensor(rows, dtype=torch.float64), strict=True))
         overall = table.pop("overall")
-        return Scores(overall, table, valid=~overall.isnan(), right=overall > checker.CLEAN_AND_RIGHT)
+        right = overall > checker.CLEAN_AND_RIGHT
+        return Scores(overall, table, valid=~overall.isnan(), right=right, reasons=reasons)
 
 
-def _pixels(sample: Sample) -> NDArray[np.uint8]:
-    assert sample.image is not None
-    return np.asarray(sample.image.convert("RGB"))
+def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image)
 
 
-def _verdict(sample: Sample) -> dict[str, float]:
-    """What the checker says of a sample by aspect; nothing where it cannot read it."""
-    from visalign.playground import checker
-
-    if sample.image is None:
-        return {}
-    try:
-        verdict = checker.check(_pixels(sample), sample.prompt)
-    except ValueError:
-        return {}
-    return {name: float(getattr(verdict, name)) for name in (*checker.ASPECTS, "overall")}
+def _read(
+    samples: Sequence[Sample], check: Callable[[NDArray[np.uint8], str], T]
+) -> tuple[list[T | None], dict[int, str]]:
+    """What `check` says of each sample's pixels and prompt, None where it cannot, and why it cannot by row."""
+    found: list[T | None] = []
+    reasons: dict[int, str] = {}
+    for row, (sample, image) in enumerate(zip(samples, opened(samples), strict=True)):
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            found.append(check(_pixels(image), sample.prompt))
+        except ValueError as error:
+            found.append(None)
+            reasons[row] = str(error)
+    return found, reasons
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class Taste:
         read = [sample for sample, known in zip(samples, found.judged.tolist(), strict=True) if known]
         values = found.values.clone()
         if read:
-            liked = Voters().utility([_pixels(each) for each in read], [each.prompt for each in read])
+            liked = Voters().utility([_pixels(picture(each)) for each in read], [each.prompt for each in read])
             values[found.judged] = torch.from_numpy(liked)
         return replace(found, values=values)
 
@@ -88,16 +96,6 @@ class Redrawing:
         """Values (n,), and whether a picture counts as right."""
         from visalign.playground import second_judge
 
-        values = torch.tensor([_redrawn(sample) for sample in samples], dtype=torch.float64)
-        return Scores(values, valid=~values.isnan(), right=values > second_judge.RIGHT)
-
-
-def _redrawn(sample: Sample) -> float:
-    from visalign.playground import second_judge
-
-    try:
-        return (
-            float("nan") if sample.image is None else float(second_judge.scores([_pixels(sample)], [sample.prompt])[0])
-        )
-    except ValueError:
-        return float("nan")
+        found, reasons = _read(samples, lambda pixels, prompt: float(second_judge.scores([pixels], [prompt])[0]))
+        values = torch.tensor([torch.nan if each is None else each for each in found], dtype=torch.float64)
+        return Scores(values, valid=~values.isnan(), right=values > second_judge.RIGHT, reasons=reasons)

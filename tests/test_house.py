@@ -48,7 +48,7 @@ HEAVY = {
 FLOORS = {
     1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "config", "schedule"),
     2: ("contract",),
-    3: ("diffusion", "text", "sampling", "models", "data", "evaluation", "playground"),
+    3: ("diffusion", "text", "guidance", "reflection", "sampling", "models", "data", "evaluation", "playground"),
     4: ("engine", "learner", "checkpoint", "distributed", "metrics"),
     5: ("registry",),
 }
@@ -85,7 +85,8 @@ class Source:
 
     @property
     def floor(self) -> int:
-        return floor_of(self.module)
+        """Where it stands; the package's own face opens doors, when it is asked."""
+        return DOOR if self.module == "visalign" else floor_of(self.module)
 
     def imports(self) -> Iterator[tuple[int, str]]:
         """(line, absolute dotted name) of every import, at any depth; `from a import b` is both a and a.b."""

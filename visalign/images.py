@@ -1,7 +1,8 @@
 """The one canonicaliser of pictures: what may be opened, how it is turned upright, and what becomes of alpha.
 
 Scorers, data and apps all open pictures here, so that one picture is the same pixels everywhere. The content says what
-a file is, not its name. Colour profiles are not applied.
+a file is, not its name. Colour profiles are not applied. Arrays and tensors are pictures too, if their shape and range
+say so without doubt.
 """
 
 from __future__ import annotations
@@ -9,9 +10,17 @@ from __future__ import annotations
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor"
+ONE = (str, os.PathLike, bytes, Image.Image)  # of those, the ones that cannot be a batch
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP"}
@@ -23,8 +32,12 @@ class ImageError(ValueError):
     """A picture that cannot be used, with the reason in a few words."""
 
 
+class Misuse(ImageError):
+    """The caller's mistake and not the picture's: a path where nothing is, an array of the wrong shape or range."""
+
+
 def load(
-    source: str | os.PathLike[str] | bytes | Image.Image,
+    source: Picture,
     *,
     max_pixels: int = MAX_PIXELS,
     background: tuple[int, int, int] | None = WHITE,
@@ -32,12 +45,47 @@ def load(
     """The picture upright, in 8-bit RGB, in memory, without metadata.
 
     PNG, JPEG and WebP with one frame are read; sixteen-bit grey is scaled down, alpha is laid over `background` (None:
-    refused). The number of pixels is checked before anything is decoded. Raises ImageError with the reason.
+    refused). The number of pixels is checked before anything is decoded. Arrays and tensors are uint8, or floats in
+    [0, 1], which are rounded to 8 bits; see `from_array`. Raises ImageError with the reason.
     """
     if isinstance(source, Image.Image):
         return _checked(source, max_pixels, background)
-    with _opened(source) as image:
-        return _checked(image, max_pixels, background)
+    if isinstance(source, str | os.PathLike | bytes):
+        with _opened(source) as image:
+            return _checked(image, max_pixels, background)
+    return _checked(from_array(source), max_pixels, background)
+
+
+def from_array(values: NDArray[Any] | Tensor) -> Image.Image:
+    """A picture of (h, w), (c, h, w) or (h, w, c) values, c one of 1, 3, 4: uint8, or floats in [0, 1].
+
+    Where both ends could be channels, a tensor has them first and an array last. Raises Misuse, also for floats out of
+    range: pixels of 0 … 255 or -1 … 1 would otherwise be read as white or be cut off.
+    """
+    first = hasattr(values, "detach")  # a tensor; torch itself is not imported for this
+    given = values.detach().cpu() if first else values  # type: ignore[union-attr]
+    array = np.asarray(given.float() if first and given.is_floating_point() else given)  # type: ignore[union-attr]
+    return Image.fromarray(_eight_bits(_channels_last(array, first)))
+
+
+def _channels_last(array: NDArray[Any], first: bool) -> NDArray[Any]:
+    """(h, w) or (h, w, 3 or 4)."""
+    ends = {0: array.ndim == 3 and array.shape[0] in (1, 3, 4), 2: array.ndim == 3 and array.shape[2] in (1, 3, 4)}
+    if array.size == 0 or (array.ndim != 2 and not any(ends.values())):
+        raise Misuse(f"an array of shape {array.shape} is no picture: (h, w), (c, h, w) or (h, w, c), c 1, 3 or 4")
+    if ends[0] and (first or not ends[2]):
+        array = array.transpose(1, 2, 0)
+    return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+
+
+def _eight_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise Misuse(f"an array of {array.dtype} is no picture: give uint8, or floats in [0, 1]")
+    if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
+        raise Misuse(f"floats must lie in [0, 1], these lie in [{array.min():g}, {array.max():g}]: scale them first")
+    return np.ascontiguousarray(np.rint(array.astype(np.float32) * 255).astype(np.uint8))
 
 
 def _opened(source: str | os.PathLike[str] | bytes) -> Image.Image:
@@ -59,9 +107,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise ImageError(f"no such file: {path}") from None
+        raise Misuse(f"no such file: {path}") from None
     except OSError as error:
-        raise ImageError(f"cannot be read: {path} ({error.strerror})") from error
+        raise Misuse(f"cannot be read: {path} ({error.strerror})") from error
 
 
 def _checked(image: Image.Image, max_pixels: int, background: tuple[int, int, int] | None) -> Image.Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -31,6 +31,7 @@ class Entry:
 
     target: str  # "module:object"
     about: str
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what this name stands for, beyond the object
 
     def load(self) -> Any:
         """Import the object."""
@@ -51,6 +52,8 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "rules": Entry("visalign.scorers.rules:Rules", "the playground's checker: how well a picture shows its prompt"),
         "voters": Entry("visalign.scorers.rules:Taste", "what the playground's simulated voters vote by"),
         "redrawing": Entry("visalign.scorers.rules:Redrawing", "the playground's second judge, which made no votes"),
+        "hpsv2.1": Entry("visalign.scorers.hpsv2:HPSv2", "HPS v2.1 (arXiv 2306.09341)", {"version": "2.1"}),
+        "hpsv2.0": Entry("visalign.scorers.hpsv2:HPSv2", "HPS v2.0, not comparable with 2.1", {"version": "2.0"}),
     },
 }
 GROUPS = {kind: f"visalign.{kind}s" for kind in TABLE}
@@ -93,7 +96,9 @@ def build(kind: str, settings: Mapping[str, Any] | str) -> Any:
     given = {"name": settings} if isinstance(settings, str) else dict(settings)
     if "name" not in given:
         raise BadSetting(f"a {kind} needs a name, one of {', '.join(names(kind))}; got {given}")
-    made = load(kind, str(given.pop("name")))
+    name = str(given.pop("name"))
+    made = load(kind, name)
+    given = {**names(kind)[name].settings, **given}
     try:
         return config.fill(made, given, kind) if _is_dataclass(made) else made(**_checked(made, given, kind))
     except config.ConfigError:

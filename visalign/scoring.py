@@ -1,12 +1,14 @@
 """What judges look at and say: samples, scores, the protocols of scorers and judges, and P(first is better).
 
 A scorer gives each sample a number on a scale of its own, higher is better; a judge compares two samples. The bridge
-between them is a link function: logistic (Bradley & Terry, 1952) or normal (Thurstone, 1927).
+between them is a link function: logistic (Bradley & Terry, 1952) or normal (Thurstone, 1927). What a scorer can do
+beyond `score` (say what it is, let gradients through, score all pairs cheaply) are small protocols of their own, and
+`prefer` and `score_matrix` work with any scorer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -14,17 +16,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import images
+from .images import ImageError, Misuse, Picture
+
 
 @dataclass(frozen=True)
 class Sample:
     """One thing to be judged: a prompt, and the image, video or answer that was made for it."""
 
     prompt: str
-    image: Image.Image | None = None
+    image: Picture | None = None  # whatever `visalign.images.load` reads
     video: tuple[Image.Image, ...] | None = None  # frames in order
     answer: str | None = None
     user: str | None = None  # whose taste to judge by
-    source: Image.Image | None = None  # what the prompt shows: the image of a question, the original of an edit
+    source: Picture | None = None  # what the prompt shows: the image of a question, the original of an edit
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,36 @@ class Scores:
     sigma: Tensor | None = None  # (n,) standard deviation of the value, where the scorer knows it
     valid: Tensor | None = None  # (n,) bool; None: all of them
     right: Tensor | None = None  # (n,) bool: good enough to count as right, where the scorer draws such a line
+    truncated: Tensor | None = None  # (n,) bool: the prompt was longer than what the scorer reads, and was cut
+    reasons: Mapping[int, str] = field(default_factory=dict)  # row -> why it could not be judged, where that is known
 
     def __post_init__(self) -> None:
         n = len(self.values)
-        parts = {"sigma": self.sigma, "valid": self.valid, "right": self.right, **self.aspects}
+        parts = {"sigma": self.sigma, "valid": self.valid, "right": self.right, "truncated": self.truncated}
+        parts |= self.aspects
         ragged = {name: tuple(part.shape) for name, part in parts.items() if part is not None and part.shape != (n,)}
         if self.values.ndim != 1 or ragged:
             raise ValueError(f"scores of {n} samples need shape ({n},) each, got {ragged or tuple(self.values.shape)}")
         if not torch.isfinite(self.values[self.judged]).all():
             raise ValueError("a score is not finite although its sample counts as judged: mark it in `valid`")
+        if wrong := [row for row in self.reasons if not 0 <= row < n or self.judged[row]]:
+            raise ValueError(f"reasons are for samples that could not be judged, of {n}; got one for row {wrong[0]}")
+
+    @classmethod
+    def scattered(
+        cls,
+        count: int,
+        rows: Sequence[int],
+        values: Tensor,
+        reasons: Mapping[int, str],
+        truncated: Tensor | None = None,
+    ) -> Scores:
+        """Scores of `count` samples from the `values` of the `rows` that could be judged; NaN and invalid elsewhere."""
+        spread = torch.full((count,), torch.nan, dtype=values.dtype)
+        spread[list(rows)] = values
+        valid = torch.zeros(count, dtype=torch.bool)
+        valid[list(rows)] = True
+        return cls(spread, valid=valid, truncated=truncated, reasons=dict(reasons))
 
     @property
     def judged(self) -> Tensor:
@@ -73,6 +99,110 @@ class Judge(Protocol):
 
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """P(first is better), (n,) in [0, 1]; NaN where it could not say."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a scorer is made of and how its number reads; kept beside results, since scales are not comparable."""
+
+    name: str
+    scale: str  # what the number is, "cosine" for one
+    range: tuple[float, float]  # what the number can be
+    files: tuple[str, ...] = ()  # "hub id: file" of the official weights
+    license: str = ""  # of code and weights
+    typical: tuple[float, float] | None = None  # where the numbers of ordinary pictures lie
+    temperature: float | None = None  # P(first is better) = sigmoid(gap / temperature); None: not known
+    reads: tuple[str, ...] = ("prompt", "image")  # the fields of Sample that the score depends on
+    preprocessing: str = ""
+    antialias: bool | None = None  # of the resize; None: there is none, or it knows no other way
+    context: int | None = None  # tokens of a prompt that are read, marks included; longer ones are cut and counted
+
+    @property
+    def uses_prompt(self) -> bool:
+        """Whether the score depends on the prompt."""
+        return "prompt" in self.reads
+
+    @property
+    def uses_source(self) -> bool:
+        """Whether the score depends on the source image of an edit or a question."""
+        return "source" in self.reads
+
+
+@runtime_checkable
+class Specified(Protocol):
+    """A scorer that says what it is."""
+
+    @property
+    def spec(self) -> Spec:
+        """Files, license, scale, preprocessing."""
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """A scorer that lets gradients through to the pixels."""
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph."""
+
+
+@runtime_checkable
+class Matrix(Protocol):
+    """A scorer that scores every image against every prompt in less than the product of both."""
+
+    def score_matrix(self, images: Sequence[Picture], prompts: Sequence[str]) -> Tensor:
+        """(images, prompts); NaN in the row of an image that could not be judged."""
+
+
+def picture(sample: Sample) -> Image.Image:
+    """The sample's image upright in RGB. ImageError says why there is none; Misuse, its child, is for the caller."""
+    if sample.image is None:
+        raise ImageError("the sample has no image")
+    return images.load(sample.image)
+
+
+def opened(samples: Iterable[Sample]) -> Iterator[Image.Image | ImageError]:
+    """Each sample's image, or why it cannot be judged, in order; raises Misuse for the caller's mistakes."""
+    for sample in samples:
+        try:
+            yield picture(sample)
+        except Misuse:
+            raise
+        except ImageError as error:
+            yield error
+
+
+def paired(pictures: Sequence[Picture] | Tensor, prompts: str | Sequence[str]) -> list[Sample]:
+    """One sample an image: with the one prompt given as text, or with its own of a list of the same length."""
+    if isinstance(pictures, images.ONE):
+        raise TypeError(
+            f"images must be a list or a batch of them, got one {type(pictures).__name__}: put it in a list"
+        )
+    texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
+    if len(texts) != len(pictures):
+        raise ValueError(
+            f"{len(pictures)} images and {len(texts)} prompts: give one prompt as text for all, or one an image; "
+            "every image with every prompt is score_matrix"
+        )
+    return [Sample(text, image=each) for text, each in zip(texts, pictures, strict=True)]
+
+
+def prefer(scorer: Scorer | Judge, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
+    """P(first is better), (n,), NaN where it could not say: a judge's own word, or by score.
+
+    Scores become probabilities at the temperature of the scorer's spec; where none is known the higher score wins.
+    """
+    if isinstance(scorer, Judge):
+        return scorer.prefer(first, second)
+    temperature = scorer.spec.temperature if isinstance(scorer, Specified) else None
+    return ByScore(scorer, temperature or 0.0).prefer(first, second)
+
+
+def score_matrix(scorer: Scorer, pictures: Sequence[Picture], prompts: Sequence[str]) -> Tensor:
+    """Every image with every prompt, (images, prompts); NaN where the scorer could not judge."""
+    if isinstance(scorer, Matrix):
+        return scorer.score_matrix(pictures, prompts)
+    crossed = [Sample(prompt, image=each) for each in pictures for prompt in prompts]
+    return scorer.score(crossed).values.reshape(len(pictures), len(prompts))
 
 
 def bradley_terry(first: Tensor, second: Tensor, temperature: float = 1.0) -> Tensor:

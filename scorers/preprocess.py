@@ -1,0 +1,118 @@
+"""From a picture to the square that an image tower reads: letterbox (HPS v2) or shortest side and centre crop (CLIP).
+
+Each geometry has two ways in: `image` for a picture, as the official code does it, and `pixels` for a batch of tensors
+that gradients flow through. Mean and deviation are OpenAI CLIP's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Geometry(Protocol):
+    """A way to make a picture square."""
+
+    def image(self, image: Image.Image) -> Tensor:
+        """(3, size, size) normalized, of an RGB picture."""
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """(n, 3, size, size) normalized, of (n, 3, h, w) in [0, 1]; differentiable."""
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Longest side to `size` (bicubic, on the float tensor, not clamped), black bars, then normalize.
+
+    As in github.com/tgxs002/HPSv2 with torchvision >= 0.17. Before that its resize was not antialiased, which is what
+    `antialias=False` gives; the tables of the HPS v2 README are from then.
+    """
+
+    size: int = 224
+    antialias: bool = True
+
+    def image(self, image: Image.Image) -> Tensor:
+        """(3, size, size), bit for bit what `pixels` makes of the same values."""
+        return self.pixels(unit(image)[None])[0]
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """(n, 3, size, size)."""
+        height, width = pixels.shape[-2:]
+        scale = self.size / max(height, width)
+        tall, wide = (max(1, round(side * scale)) for side in (height, width))
+        small = resized(pixels, tall, wide, antialias=self.antialias)
+        top, left = (self.size - tall) // 2, (self.size - wide) // 2
+        padding = (left, self.size - wide - left, top, self.size - tall - top)
+        return normalized(F.pad(small, padding))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Shortest side to `size` (bicubic, Pillow's, 8 bits), centre crop, then normalize: CLIP's own processing.
+
+    An odd rest is halved downwards as transformers does, or to the even number as torchvision does (`halves`).
+    """
+
+    size: int = 224
+    halves: Literal["floor", "even"] = "floor"
+
+    def image(self, image: Image.Image) -> Tensor:
+        """(3, size, size). Resized and cut in one call, so that a ribbon of a picture never becomes a giant one."""
+        wide, tall = self._grown(*image.size)
+        left, top = self._rest(wide), self._rest(tall)
+        across, down = image.width / wide, image.height / tall
+        box = (left * across, top * down, (left + self.size) * across, (top + self.size) * down)
+        return normalized(unit(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)))
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """(n, 3, size, size); clamped to [0, 1] after the resize, as 8 bits are."""
+        wide, tall = self._grown(pixels.shape[-1], pixels.shape[-2])
+        left, top = self._rest(wide), self._rest(tall)
+        grown = resized(pixels, tall, wide, antialias=True)
+        return normalized(grown[..., top : top + self.size, left : left + self.size].clamp(0, 1))
+
+    def _grown(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height with the shorter one at `size`."""
+        short = min(width, height)
+        return int(self.size * width / short), int(self.size * height / short)
+
+    def _rest(self, side: int) -> int:
+        over = side - self.size
+        return over // 2 if self.halves == "floor" else round(over / 2)
+
+
+def unit(image: Image.Image) -> Tensor:
+    """(3, h, w) in [0, 1] of an RGB picture."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
+
+
+def resized(pixels: Tensor, tall: int, wide: int, *, antialias: bool) -> Tensor:
+    """Bicubic; the same tensor where the size is right already."""
+    if tuple(pixels.shape[-2:]) == (tall, wide):
+        return pixels
+    return F.interpolate(pixels, (tall, wide), mode="bicubic", align_corners=False, antialias=antialias)
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """By CLIP's mean and deviation of each channel."""
+    mean, std = (torch.tensor(each, device=pixels.device, dtype=pixels.dtype)[:, None, None] for each in (MEAN, STD))
+    return (pixels - mean) / std
+
+
+def checked(pixels: Tensor) -> Tensor:
+    """Pixels for a differentiable score: (n, 3, h, w) floats in [0, 1], else a ValueError that says what they are."""
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise ValueError(f"pixels must be floats (n, 3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
+    low, high = pixels.detach().aminmax() if pixels.numel() else (torch.zeros(()), torch.zeros(()))
+    if not bool((low >= 0) & (high <= 1)):
+        raise ValueError(f"pixels must lie in [0, 1], these lie in [{low:g}, {high:g}]: decode or clamp them first")
+    return pixels
