@@ -1,57 +1,28 @@
-"""Models by what a user calls them, and pictures from them: a folder, a run's folder, or a base with a LoRA."""
+"""A model that is loaded and draws, alone or with those who take part: a negative model, two sides of a reflection."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
+from .config import plain
 from .job import Screen
-from .models.folder import DTYPES, Folder, FolderError
-from .models.publish import LORA_FILE, attach_lora
+from .models.folder import DTYPES
+from .models.mixing import Mix, Networks, Role
 from .models.unet import UNetDenoiser
 from .models.weights import Full
+from .process import Flow
+from .reflection import Reflection, Side, counted
 from .sampling import pictures
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from: a pipeline folder, and adapters on top of it."""
-
-    name: str
-    folder: Folder
-    lora: Path | None = None
-
-    @classmethod
-    def find(cls, spec: str, lora: str | None = None, *, allow_download: bool = False) -> Source:
-        """From "playground", a pipeline folder, a hub id, a run's folder, or "BASE+LORA"."""
-        base, plus, added = spec.partition("+")
-        path = Path(base).expanduser()
-        if not plus and not lora and (path / "run.yaml").is_file():
-            return cls.of_run(path, spec)
-        adapters = Path(lora or added).expanduser() if lora or added else None
-        if adapters is not None and (adapters / "weights").is_dir():
-            adapters = adapters / "weights"
-        if adapters is not None and not (adapters.is_file() or (adapters / LORA_FILE).is_file()):
-            raise FolderError(f"no LoRA at {adapters}: give a folder that holds {LORA_FILE}, or the file itself")
-        return cls(spec, Folder.open(base, allow_download=allow_download), adapters)
-
-    @classmethod
-    def of_run(cls, path: Path, name: str) -> Source:
-        """What a training run published: its LoRA on its base, or its whole pipeline."""
-        weights = path / "weights"
-        if not weights.is_dir():
-            raise FolderError(f"{path} is a run without weights/: it has not finished; run the same command to resume")
-        if not (weights / LORA_FILE).is_file():
-            return cls(name, Folder.open(weights))
-        base = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))["model"]["folder"]
-        return cls(name, Folder.open(base), weights)
+from .source import Source, SpecError
 
 
 @dataclass(frozen=True)
@@ -73,32 +44,106 @@ class Settings:
 
 
 class Drawer:
-    """A model that is loaded and draws."""
+    """A model that is loaded and draws, as often as it is asked; `settings` may be changed between drawings.
+
+    Its networks are loaded once: those on the same full weights are one, with adapters that are switched. Of settings
+    that are given later, dtype and device are not looked at.
+    """
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self.source, self.settings = source, settings
-        dtype = DTYPES[settings.dtype]
-        network: Any = source.folder.unet(dtype)
-        if source.lora is not None:
-            attach_lora(network, source.lora)
-        self.encoders = source.folder.encoders(dtype, settings.place)
-        weights = Full(network, reference=False)
-        self.model = UNetDenoiser(weights, source.folder.process).to(settings.place).eval().requires_grad_(False)
-        side = settings.size or source.folder.default_size
-        self.size = (side, side)
+        self.dtype, self.place = DTYPES[settings.dtype], settings.place
+        self._check()
+        self.networks = Networks(source.mixes, self.dtype, self.place)
+        self.encoders = source.folder.encoders(self.dtype, self.place)
+        made = {id(role): self._denoiser(role) for role in self.networks.roles}
+        self.model, self.negative, self.strong, self.weak = (made[id(role)] for role in self.networks.roles)
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], screen: Screen, title: str = "") -> NDArray[np.uint8]:
+    def _check(self) -> None:
+        """That as many steps can be reflected as were asked for, before anything is loaded."""
+        try:
+            counted(self.source.gap.count if self.source.gap else None, self.settings.steps)
+        except ValueError as error:
+            raise SpecError(f"{self.source.name!r}: {error}") from None
+
+    def _denoiser(self, role: Role) -> UNetDenoiser:
+        return UNetDenoiser(Full(role, reference=False), self.source.folder.process).eval().requires_grad_(False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture in pixels."""
+        side = self.settings.size or self.source.folder.default_size
+        return side, side
+
+    @property
+    def reflection(self) -> Reflection | None:
+        """The reflection between the two sides; None if the model draws without."""
+        gap = self.source.gap
+        if gap is None:
+            return None
+        guidance = self.settings.guidance if gap.strong_guidance is None else gap.strong_guidance
+        negative = self.negative.policy if self.strong is self.model else None
+        strong = Side(self.strong.policy, guidance, negative=negative)
+        return Reflection(strong, Side(self.weak.policy, gap.weak_guidance), gap.count, gap.variant)
+
+    def batches(
+        self, prompts: Sequence[str], seeds: Sequence[int], weak_prompts: Sequence[str] | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """(m, h, w, 3) uint8 at a time, prompt i from seed i in order, at most `settings.batch` together.
+
+        `weak_prompts` are what the weak side of a reflection is told: prompts before they were refined, say.
+        """
+        yield from pictures(
+            self.encoders, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
+            guidance=self.settings.guidance, negative=self.negative.policy, reflection=self.reflection,
+            weak_prompts=weak_prompts, batch=self.settings.batch, device=self.place, dtype=self.dtype,
+        )  # fmt: skip
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        screen: Screen,
+        title: str = "",
+        weak_prompts: Sequence[str] | None = None,
+    ) -> NDArray[np.uint8]:
         """(n, h, w, 3) uint8: prompt i from seed i."""
         made: list[NDArray[np.uint8]] = []
         with screen.stage(title or f"draw with {self.source.name}", total=len(prompts)) as stage:
-            for batch in pictures(
-                self.encoders, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
-                guidance=self.settings.guidance, batch=self.settings.batch, device=self.settings.place,
-                dtype=DTYPES[self.settings.dtype],
-            ):  # fmt: skip
+            for batch in self.batches(prompts, seeds, weak_prompts):
                 made.append(batch)
                 stage(sum(map(len, made)))
         return np.concatenate(made)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """16 hex digits of a sha256 over every weight in memory that draws, and over who answers with which of them."""
+        digest = hashlib.sha256(self.encoders.fingerprint.encode())
+        for network in self.networks.held:
+            for name, weight in network.state_dict().items():
+                digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+                digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        held = self.networks.held
+        who = [(held.index(role.network), role.scales) for role in self.networks.roles]
+        gap = self.source.gap and replace(self.source.gap, strong=Mix(), weak=Mix())
+        digest.update(json.dumps([who, plain(gap)]).encode())
+        return digest.hexdigest()[:16]
+
+    def proof(self, prompt: str, seed: int) -> dict[str, Any]:
+        """What has to be the same for the same picture to be drawn again."""
+        process = self.source.folder.process
+        return {
+            "prompt": prompt,
+            "seed": seed,
+            "model": self.source.name,
+            "weights": self.weights_hash,
+            "sampler": "flow Euler" if isinstance(process, Flow) else "DDIM, eta 0",
+            "prediction": "velocity" if isinstance(process, Flow) else process.prediction,
+            "steps": self.settings.steps,
+            "guidance": self.settings.guidance,
+            "size": list(self.size),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
 
 
 def draw(

@@ -28,6 +28,7 @@ GIVEN_WRONG = (
     ("visalign.records", "DataError"),
     ("visalign.models.folder", "FolderError"),
     ("visalign.models.attention", "AttentionError"),
+    ("visalign.source", "SpecError"),
     ("visalign.evaluation.comparison", "CannotJudge"),
 )
 RUN_FAILED = (

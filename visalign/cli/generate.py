@@ -9,17 +9,27 @@ from . import words
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..drawing import Source
+    from ..source import Source
 
+MODELS = """MODEL is playground, a pipeline folder, a run's folder, a hub id, or BASE+LORA. Others may take part:
+  runs/dpo,negative=runs/npo             npo answers for the empty prompt, mixed: base + (dpo - base) + (npo - base)
+  runs/dpo,negative=runs/npo,alpha=0.5,beta=1    base + alpha (dpo - base) + beta (npo - base); base=MODEL if not known
+  runs/dpo,weak=playground,reflect=11    the first 11 steps are reflected: down by dpo, back up by the weak model
+  playground,weak_guidance=0             reflected between guidance and none; likewise strong_guidance
+  playground+style,scale=.8,strong_scale=1.5,weak_scale=-1.5     a LoRA at one scale, between two others
+  …,variant=release                      the reflection as its authors' code does it, a level off"""
 EXAMPLE = 'visalign generate playground --prompts "a red circle left of a blue square" --seeds 4 --out runs/pictures'
 
 
 def add(commands: words.Commands) -> None:
     """The command."""
     made = words.command(commands, "generate", "draw pictures, as candidates that can be labelled", EXAMPLE, run)
-    made.add_argument("model", metavar="MODEL", help="playground, a diffusers folder, a run's folder, or BASE+LORA")
+    made.add_argument("model", metavar="MODEL", help="what draws, as below")
     made.add_argument(
         "--prompts", required=True, metavar="FILE|TEXT", help="a file with a prompt a line, or one prompt"
+    )
+    made.add_argument(
+        "--weak-prompts", metavar="FILE|TEXT", help="what the weak side of a reflection is told, line for line"
     )
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures a prompt (1), from seeds 0 … N-1")
     made.add_argument("--first-seed", type=int, default=0, metavar="S", help="start at this seed (0)")
@@ -30,7 +40,8 @@ def add(commands: words.Commands) -> None:
 
 
 def drawing_options(made: Any) -> None:
-    """How to draw: the options that generate and evaluate share."""
+    """How to draw: what the commands that draw share, the grammar of models included."""
+    made.epilog = f"{made.epilog}\n\n{MODELS}"
     made.add_argument("--steps", type=int, default=25, help="steps of the sampler, DDIM or flow Euler (25)")
     made.add_argument("--guidance", type=float, default=5.0, help="classifier-free guidance (5.0); 1 is none")
     made.add_argument("--size", type=int, metavar="PIXELS", help="side of a picture (what the model was made for)")
@@ -53,22 +64,34 @@ def run(given: Any) -> int:
     """Draw every prompt from every seed; write the pictures and a records file that nobody judged yet."""
     from pathlib import Path
 
-    from ..drawing import Drawer, Source
+    from ..drawing import Drawer
+    from ..source import Source
     from .screen import Screen
 
     screen, out = Screen(), Path(given.out)
     prompts = words.prompts(given.prompts)
+    weaker = words.prompts(given.weak_prompts) if given.weak_prompts else None
     how = settings(given)
     source = Source.find(given.model, given.lora, allow_download=given.allow_download)
+    if weaker is not None and (source.gap is None or len(weaker) != len(prompts)):
+        raise words.UsageError(
+            f"--weak-prompts gives a reflection one prompt for each of {len(prompts)}; got {len(weaker)} "
+            f"for {'a model that reflects' if source.gap else 'a model that does not reflect: add ,reflect=N'}"
+        )
     with screen.stage(f"open {given.model}"):
         drawer = Drawer(source, how)
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
-    asked = [(prompt, seed) for prompt in prompts for seed in seeds]
-    drawn = drawer.draw([prompt for prompt, _ in asked], [seed for _, seed in asked], screen)
+    each, number = repeated(prompts, len(seeds)), seeds * len(prompts)
+    drawn = drawer.draw(each, number, screen, weak_prompts=weaker and repeated(weaker, len(seeds)))
     listed = save(drawn, prompts, seeds, out, source)
     screen.say(f"{len(drawn)} pictures of {len(prompts)} prompts in {out}")
     screen.say(f"next: visalign label {listed} --scorer NAME")
     return 0
+
+
+def repeated(prompts: list[str], times: int) -> list[str]:
+    """Each prompt so many times, in order."""
+    return [prompt for prompt in prompts for _ in range(times)]
 
 
 def save(drawn: Any, prompts: list[str], seeds: list[int], out: Path, source: Source) -> Path:

@@ -76,8 +76,11 @@ def card(model: UNetDenoiser, folder: Folder, facts: Mapping[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def attach_lora(network: Any, path: Path) -> None:
-    """Load a published LoRA into a UNet for drawing; raises FileNotFoundError with the mend if there is none."""
+def attach_lora(network: Any, path: Path, name: str | None = None) -> None:
+    """Load a published LoRA into a UNet for drawing, as the adapter `name` (diffusers' own choice if None).
+
+    Raises FileNotFoundError with the mend if there is none.
+    """
     from diffusers import StableDiffusionPipeline
 
     file = path / LORA_FILE if path.is_dir() else path
@@ -86,4 +89,6 @@ def attach_lora(network: Any, path: Path) -> None:
     state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
         file, return_lora_metadata=True, local_files_only=True
     )
-    StableDiffusionPipeline.load_lora_into_unet(state, network_alphas=alphas, unet=network, metadata=metadata)
+    StableDiffusionPipeline.load_lora_into_unet(
+        state, network_alphas=alphas, unet=network, adapter_name=name, metadata=metadata
+    )

@@ -53,7 +53,6 @@ class Lora(nn.Module):
         seed: int = 0,
     ) -> None:
         from peft import LoraConfig
-        from peft.tuners.tuners_utils import BaseTunerLayer
 
         super().__init__()
         if rank < 1:
@@ -69,7 +68,7 @@ class Lora(nn.Module):
         network.add_adapter(self.config, adapter_name=ADAPTER)
         self.network = network
         # A plain list: the layers are the network's own children and must not be registered twice.
-        self._layers: list[Any] = [each for each in network.modules() if isinstance(each, BaseTunerLayer)]
+        self._layers = adapted_layers(network)
         self._start(rank, seed)
 
     @torch.no_grad()
@@ -106,6 +105,13 @@ class Lora(nn.Module):
 
         saved: Mapping[str, Tensor] = get_peft_model_state_dict(self.network, adapter_name=ADAPTER)
         return {name: each.detach().cpu().contiguous() for name, each in saved.items()}
+
+
+def adapted_layers(network: nn.Module) -> list[Any]:
+    """The layers of a network that carry adapters, in order."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [each for each in network.modules() if isinstance(each, BaseTunerLayer)]
 
 
 class Full(nn.Module):
