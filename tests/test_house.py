@@ -48,7 +48,10 @@ HEAVY = {
 FLOORS = {
     1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "config", "schedule"),
     2: ("contract",),
-    3: ("diffusion", "text", "guidance", "reflection", "sampling", "models", "data", "evaluation", "playground"),
+    3: (
+        "diffusion", "text", "guidance", "inversion", "reflection", "sampling", "source",
+        "models", "data", "evaluation", "playground",
+    ),  # fmt: skip
     4: ("engine", "learner", "checkpoint", "distributed", "metrics"),
     5: ("registry",),
 }

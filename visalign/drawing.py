@@ -17,6 +17,7 @@ from .config import plain
 from .job import Screen
 from .models.folder import DTYPES
 from .models.mixing import Mix, Networks, Role
+from .models.pipelines import Reflected, ddim_pipeline, negative_guidance
 from .models.unet import UNetDenoiser
 from .models.weights import Full
 from .process import Flow
@@ -114,6 +115,24 @@ class Drawer:
                 made.append(batch)
                 stage(sum(map(len, made)))
         return np.concatenate(made)
+
+    def pipeline(self) -> Any:
+        """The same model as a plain diffusers pipeline by DDIM: what is called with a prompt and returns pictures."""
+        role, gap = self.networks.roles[0], self.source.gap
+        pipe = ddim_pipeline(self.source.folder, role)
+        if self.negative is not self.model:
+            negative_guidance(pipe, self.networks.roles[1])
+        if gap is None:
+            return pipe
+        return Reflected(
+            pipe,
+            strong=None if self.strong is self.model else self.networks.roles[2],
+            weak=self.networks.roles[3],
+            strong_guidance=self.settings.guidance if gap.strong_guidance is None else gap.strong_guidance,
+            weak_guidance=gap.weak_guidance,
+            count=gap.count,
+            variant=gap.variant,
+        )
 
     @cached_property
     def weights_hash(self) -> str:

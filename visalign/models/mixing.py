@@ -7,7 +7,8 @@ that is (1 - alpha - beta) base + alpha policy + beta negative, which is the pol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,9 @@ def combined(*terms: tuple[float, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class Role(nn.Module):
-    """A network as it answers under these weights of its adapters: they are set whenever it is asked.
+    """A network as it answers under these weights of its adapters, which are set for each call and put back after it.
 
-    Several roles share one network in memory. Everything else (config, dtype, parts) is the network's own, so that a
+    So several roles share one network in memory. Everything else (config, dtype, parts) is the network's own: a
     diffusers pipeline takes a role for its UNet.
     """
 
@@ -90,16 +91,23 @@ class Role(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's answer."""
-        self.enter()
-        return self.network(*args, **kwargs)
+        with self.playing():
+            return self.network(*args, **kwargs)
 
-    def enter(self) -> None:
-        """Give the network's adapters this role's weights; without any, switch them off."""
-        for layer in self._layers:
-            layer._active_adapter = list(self.scales)
-            layer._disable_adapters = not self.scales
-            for name, scale in self.scales.items():
-                layer.set_scale(name, scale)
+    @contextmanager
+    def playing(self) -> Iterator[None]:
+        """The network's adapters at this role's weights, off where it has none; as before on the way out."""
+        before = [(layer._active_adapter, layer._disable_adapters, dict(layer.scaling)) for layer in self._layers]
+        try:
+            for layer in self._layers:
+                layer._active_adapter, layer._disable_adapters = list(self.scales), not self.scales
+                for name, scale in self.scales.items():
+                    layer.set_scale(name, scale)
+            yield
+        finally:
+            for layer, (active, disabled, scaling) in zip(self._layers, before, strict=True):
+                layer._active_adapter, layer._disable_adapters = active, disabled
+                layer.scaling.update(scaling)
 
 
 class Networks:
