@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
     from visalign.scoring import Scorer
 
+    from .aesthetic import Aesthetic as Aesthetic
+    from .clipscore import CLIPIQA as CLIPIQA
+    from .clipscore import CLIPScore as CLIPScore
     from .hpsv2 import HPSv2 as HPSv2
+    from .image_reward import ImageReward as ImageReward
+    from .mps import MPS as MPS
+    from .pickscore import PickScore as PickScore
     from .rules import Redrawing as Redrawing
     from .rules import Rules as Rules
     from .rules import Taste as Taste
+    from .statistics import Looks as Looks
 
 
 def load(name: str, **settings: Any) -> Scorer:

@@ -80,8 +80,11 @@ def scores(
     for each in batches(samples, geometry, batch, device):
         reasons |= each.reasons
         if each.rows:
-            found.append(values(each.pixels, [samples[row].prompt for row in each.rows]).float().cpu())
-            rows += each.rows
+            part = values(each.pixels, [samples[row].prompt for row in each.rows]).float().cpu()
+            finite = part.isfinite().tolist()
+            reasons |= {row: "its score is not finite" for row, good in zip(each.rows, finite, strict=True) if not good}
+            rows += [row for row in each.rows if row not in reasons]
+            found.append(part[part.isfinite()])
     return Scores.scattered(len(samples), rows, torch.cat(found), reasons)
 
 

@@ -45,7 +45,13 @@ class Entry:
 
 TABLE: Mapping[str, Mapping[str, Entry]] = {
     "method": {
+        "dcpo": Entry("visalign.trainers.dcpo:DCPO", "DCPO, a caption for each of a pair (arXiv 2502.06023)"),
         "diffusion_dpo": Entry("visalign.trainers.diffusion_dpo:DiffusionDPO", "Diffusion-DPO (arXiv 2311.12908)"),
+        "diffusion_kto": Entry("visalign.trainers.diffusion_kto:DiffusionKTO", "Diffusion-KTO (arXiv 2404.04465)"),
+        "diffusion_npo": Entry("visalign.trainers.diffusion_npo:DiffusionNPO", "Diffusion-NPO (arXiv 2505.11245)"),
+        "inpo": Entry("visalign.trainers.inpo:InPO", "DDIM-InPO, on inverted pictures (arXiv 2503.18454)"),
+        "mapo": Entry("visalign.trainers.mapo:MaPO", "MaPO, without a reference (arXiv 2406.06424)"),
+        "smpo": Entry("visalign.trainers.smpo:SmPO", "SmPO, by scores, on inverted pictures (arXiv 2506.02698)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
     "scorer": {
@@ -54,6 +60,17 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "redrawing": Entry("visalign.scorers.rules:Redrawing", "the playground's second judge, which made no votes"),
         "hpsv2.1": Entry("visalign.scorers.hpsv2:HPSv2", "HPS v2.1 (arXiv 2306.09341)", {"version": "2.1"}),
         "hpsv2.0": Entry("visalign.scorers.hpsv2:HPSv2", "HPS v2.0, not comparable with 2.1", {"version": "2.0"}),
+        "pickscore": Entry("visalign.scorers.pickscore:PickScore", "PickScore (arXiv 2305.01569)"),
+        "image_reward": Entry("visalign.scorers.image_reward:ImageReward", "ImageReward (arXiv 2304.05977)"),
+        "mps": Entry("visalign.scorers.mps:MPS", "MPS, overall (arXiv 2405.14705)"),
+        "clipscore": Entry("visalign.scorers.clipscore:CLIPScore", "CLIPScore (arXiv 2104.08718)"),
+        "clip_iqa": Entry("visalign.scorers.clipscore:CLIPIQA", "CLIP-IQA (arXiv 2207.12396); reads no prompt"),
+        "aesthetic_v2": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's improved aesthetic predictor"),
+        "aesthetic_v1": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's first one", {"version": "1"}),
+        "looks": Entry("visalign.scorers.statistics:Looks", "statistics of the picture, alarms of reward hacking"),
+    },
+    "app": {
+        "compare": Entry("visalign.apps.compare:compare", "models side by side in the browser, votes, a leaderboard"),
     },
 }
 GROUPS = {kind: f"visalign.{kind}s" for kind in TABLE}

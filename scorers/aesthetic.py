@@ -1,0 +1,117 @@
+"""LAION's aesthetic predictors: how good a picture looks, about 1 … 10, whatever the prompt.
+
+v1 (github.com/LAION-AI/aesthetic-predictor) is one linear map of the CLIP embedding, v2 (christophschuhmann/
+improved-aesthetic-predictor) five in a row without anything between, which is one linear map as well. Both need the
+embedding at length 1; without that they say 20 … 30.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from visalign.models import states
+from visalign.scoring import Sample, Scores, Spec
+
+from . import reading
+from .affine import Affine, collapsed
+from .clip import DTYPES, PathLike, device_of, frozen
+from .hf_clip import SHAPES, HfClip, hf_clip_network
+from .preprocess import Crop, checked
+
+FILE = "model.safetensors"
+V2_LAYERS = tuple(f"layers.{number}" for number in (0, 2, 4, 6, 7))
+CLIPS = {
+    "ViT-L-14": "openai/clip-vit-large-patch14",
+    "ViT-B-32": "openai/clip-vit-base-patch32",
+    "ViT-B-16": "openai/clip-vit-base-patch16",
+}
+
+
+@dataclass(frozen=True)
+class Version:
+    """One of the two predictors."""
+
+    layers: tuple[str, ...]  # of its head's file; "" is a bare weight and bias
+    source: str
+    license: str
+    typical: tuple[float, float]
+
+
+VERSIONS = {
+    "1": Version(("",), "github.com/LAION-AI/aesthetic-predictor: sa_0_4_vit_l_14_linear.pth", "MIT", (3, 8)),
+    "2": Version(
+        V2_LAYERS,
+        "github.com/christophschuhmann/improved-aesthetic-predictor: sac+logos+ava1-l14-linearMSE.pth",
+        "Apache-2.0",
+        (4, 7.5),
+    ),
+}
+
+
+class Aesthetic:
+    """An affine map of the unit image embedding of an OpenAI CLIP; reads no prompt.
+
+    Args:
+        weights: the predictor's own file (3 kB, 4 MB), which is on GitHub and not on the hub.
+        clip: file or folder of OpenAI's CLIP in transformers' layout; None is the hub's.
+        version: "1" or "2".
+        model: which CLIP; v1 has heads for ViT-B-32 and ViT-B-16 too.
+        config: another shape of CLIP, where it is none of these.
+        allow_download: whether the hub may be asked for the CLIP.
+    """
+
+    def __init__(
+        self,
+        weights: PathLike,
+        *,
+        clip: PathLike | None = None,
+        version: Literal["1", "2"] = "2",
+        model: Literal["ViT-L-14", "ViT-B-32", "ViT-B-16"] = "ViT-L-14",
+        config: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+        dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        batch: int = 32,
+        allow_download: bool = False,
+    ) -> None:
+        chosen, repo = VERSIONS[version], CLIPS[model]
+        self.head = head(Path(weights).expanduser(), chosen.layers).to(device)
+        path = states.located(clip, repo, FILE, allow_download=allow_download)
+        self.towers = HfClip(hf_clip_network(path, config or SHAPES[model], DTYPES[dtype]).to(device))
+        frozen(self.towers.network)
+        self.geometry, self.batch = Crop(self.towers.network.config.vision_config.image_size), batch
+        self.name = f"aesthetic_v{version}"
+        self.spec = Spec(
+            name=self.name,
+            scale="mean of human ratings of 1 … 10",
+            range=(float("-inf"), float("inf")),
+            typical=chosen.typical,
+            files=(chosen.source, f"{repo}: {FILE}"),
+            license=f"{chosen.license} (head), MIT (CLIP)",
+            reads=("image",),
+            preprocessing="shortest side 224, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization",
+            antialias=True,
+        )
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """One number a picture."""
+        device = device_of(self.towers.network)
+        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph; prompts are not read."""
+        return self._values(self.geometry.pixels(checked(pixels)), prompts)
+
+    def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.head(self.towers.images(pixels))
+
+
+def head(path: Path, layers: Sequence[str]) -> Affine:
+    """The affine map of a predictor's file."""
+    if not path.is_file():
+        raise states.WeightsError(f"no weights at {path}: give the predictor's own file, {VERSIONS['2'].source}")
+    return collapsed(states.read(path), layers, str(path))

@@ -1,0 +1,155 @@
+"""CLIPScore: Hessel et al., "CLIPScore", 2021 (arXiv 2104.08718), and CLIP-IQA: Wang et al., 2022 (arXiv 2207.12396).
+
+Two numbers go by the name of CLIPScore. The paper's is 2.5 max(cos, 0) with ViT-B/32 and "A photo depicts " before the
+caption. torchmetrics' is 100 cos with ViT-L/14 and no prefix, clamped at 0 only after the mean over a data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from visalign.models import states
+from visalign.scoring import Sample, Scores, Spec
+
+from . import reading
+from .clip import DTYPES, Cosine, PathLike, Tokenizer, device_of, frozen
+from .hf_clip import HfClip, hf_clip_network
+from .preprocess import Crop, checked
+
+FILE = "model.safetensors"
+PREPROCESSING = "shortest side 224, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization"
+WEIGHT = 2.5  # w of eq. 1
+ANCHORS = ("Good photo.", "Bad photo.")
+
+
+def paper(cosine: Tensor) -> Tensor:
+    """2.5 max(cos, 0) (eq. 1)."""
+    return WEIGHT * cosine.clamp(min=0)
+
+
+def torchmetrics(cosine: Tensor) -> Tensor:
+    """100 cos, which torchmetrics averages before it clamps."""
+    return 100 * cosine
+
+
+def with_references(score: Tensor, closest: Tensor) -> Tensor:
+    """RefCLIPScore: harmonic mean of CLIPScore and max(0, the closest reference's cosine to the caption) (sec. 3)."""
+    other = closest.clamp(min=0)
+    total = score + other
+    return torch.where(total > 0, 2 * score * other / torch.where(total > 0, total, 1), 0)
+
+
+def good_of_pair(cosines: Tensor) -> Tensor:
+    """CLIP-IQA: softmax of 100 cos over the two anchors of the last axis, the first one's share."""
+    return (100 * cosines).softmax(-1)[..., 0]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the numbers by that name."""
+
+    shape: str
+    repo: str
+    template: str
+    scale: str
+    typical: tuple[float, float]
+
+
+VARIANTS = {
+    "paper": Variant(
+        "ViT-B-32", "openai/clip-vit-base-patch32", "A photo depicts {}", "2.5 * max(cosine, 0)", (0.4, 1)
+    ),
+    "torchmetrics": Variant("ViT-L-14", "openai/clip-vit-large-patch14", "{}", "100 * cosine", (10, 35)),
+}
+VALUES = {"paper": paper, "torchmetrics": torchmetrics}
+
+
+class CLIPScore(Cosine):
+    """The paper's number, or torchmetrics' with `variant="torchmetrics"`; not trained on preferences.
+
+    Args:
+        weights: a file or a folder of the hub's repository for the variant, or None for the hub.
+        config: another CLIP: a name, a mapping of `CLIPConfig`'s arguments, or a config.json.
+        tokenizer: prompts to ids, for a model with a vocabulary of its own.
+        allow_download: whether the hub may be asked where the file is not in its cache.
+    """
+
+    def __init__(
+        self,
+        weights: PathLike | None = None,
+        *,
+        variant: Literal["paper", "torchmetrics"] = "paper",
+        config: str | Mapping[str, Any] | None = None,
+        tokenizer: Tokenizer | None = None,
+        device: str = "cpu",
+        dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        batch: int = 32,
+        allow_download: bool = False,
+    ) -> None:
+        chosen = VARIANTS[variant]
+        path = states.located(weights, chosen.repo, FILE, allow_download=allow_download)
+        towers = HfClip(hf_clip_network(path, config or chosen.shape, DTYPES[dtype]).to(device), tokenizer)
+        spec = Spec(
+            name="clipscore" if variant == "paper" else f"clipscore_{variant}",
+            scale=chosen.scale,
+            range=(0.0, WEIGHT) if variant == "paper" else (-100.0, 100.0),
+            typical=chosen.typical,
+            files=(f"{chosen.repo}: {FILE}",),
+            license="MIT (code and weights)",
+            preprocessing=PREPROCESSING,
+            antialias=True,
+            context=towers.context,
+        )
+        size = towers.network.config.vision_config.image_size
+        super().__init__(spec, towers, Crop(size), value=VALUES[variant], template=chosen.template, batch=batch)
+
+
+class CLIPIQA:
+    """CLIP-IQA: how much nearer a picture is to "Good photo." than to "Bad photo.", in (0, 1); reads no prompt.
+
+    Here on ViT-L/14; the paper's is a ResNet-50 without position embeddings, so its numbers are others.
+
+    Args: as of CLIPScore, and `anchors`, the good and the bad text.
+    """
+
+    def __init__(
+        self,
+        weights: PathLike | None = None,
+        *,
+        anchors: tuple[str, str] = ANCHORS,
+        config: str | Mapping[str, Any] = "ViT-L-14",
+        tokenizer: Tokenizer | None = None,
+        device: str = "cpu",
+        dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        batch: int = 32,
+        allow_download: bool = False,
+    ) -> None:
+        repo = VARIANTS["torchmetrics"].repo
+        path = states.located(weights, repo, FILE, allow_download=allow_download)
+        self.towers = HfClip(hf_clip_network(path, config, DTYPES[dtype]).to(device), tokenizer)
+        frozen(self.towers.network)
+        self.geometry, self.batch = Crop(self.towers.network.config.vision_config.image_size), batch
+        self.anchors = reading.Remembered(self.towers.texts)(anchors)
+        self.name = "clip_iqa"
+        self.spec = Spec(
+            name=self.name, scale="softmax of 100 * cosine over two anchors", range=(0.0, 1.0),
+            files=(f"{repo}: {FILE}",), license="MIT (code and weights)", reads=("image",),
+            preprocessing=PREPROCESSING, antialias=True,
+        )  # fmt: skip
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """One number a picture."""
+        device = device_of(self.towers.network)
+        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph; prompts are not read."""
+        return self._values(self.geometry.pixels(checked(pixels)), prompts)
+
+    def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return good_of_pair(self.towers.images(pixels) @ self.anchors.T)
