@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tiny
@@ -26,11 +27,19 @@ STABLE = {
 
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {}
+# What is trained, where a method cannot train LoRA.
+TRAIN: dict[str, str] = {}
+
+# Other settings of a method under which the same laws must hold, by what a test calls them.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
+}
 
 
 def method(name: str, **settings: Any) -> Method:
-    """The registered method of that name, set small."""
-    made: Method = registry.build("method", {"name": name, **SMALL.get(name, {}), **settings})
+    """The registered method, or variant of one, of that name, set small."""
+    chosen = VARIANTS.get(name, {"name": name})
+    made: Method = registry.build("method", {**SMALL.get(chosen["name"], {}), **chosen, **settings})
     return made
 
 
@@ -162,3 +171,24 @@ def part(whole: Any, rows: list[int]) -> Any:
     if isinstance(whole, Prompts):
         changed |= {"shape": whole.shape, "texts": tuple(whole.texts[row] for row in rows)}
     return type(whole)(**changed)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Eight records as a view, whatever the type of batch."""
+
+    kind: type
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return 8
+
+    def key(self, index: int) -> str:
+        return f"record {index}"
+
+    def weight(self, index: int) -> float:
+        return 1.0
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Any:
+        made = part(batch(self.kind, 8, self.dtype), list(indices))
+        return replace(made, draw=Draws(seed, made.draw.keys, tuple(visits)))

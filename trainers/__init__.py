@@ -8,8 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
+    from .dcpo import DCPO as DCPO
     from .diffusion_dpo import DiffusionDPO as DiffusionDPO
+    from .diffusion_kto import DiffusionKTO as DiffusionKTO
+    from .diffusion_npo import DiffusionNPO as DiffusionNPO
+    from .inpo import InPO as InPO
+    from .mapo import MaPO as MaPO
     from .sft import SFT as SFT
+    from .smpo import SmPO as SmPO
 
 
 def __getattr__(name: str) -> Any:
