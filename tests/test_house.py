@@ -49,9 +49,18 @@ FLOORS = {
     1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "config", "schedule"),
     2: ("contract",),
     3: (
-        "diffusion", "text", "guidance", "inversion", "reflection", "sampling", "source",
-        "models", "data", "evaluation", "playground",
-    ),  # fmt: skip
+        "diffusion",
+        "text",
+        "guidance",
+        "inversion",
+        "reflection",
+        "sampling",
+        "source",
+        "models",
+        "data",
+        "evaluation",
+        "playground",
+    ),
     4: ("engine", "learner", "checkpoint", "distributed", "metrics"),
     5: ("registry",),
 }
