@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import methods
 import tiny
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visalign import engine
@@ -269,6 +271,8 @@ def _perform(job: dict[str, Any], rank: int) -> int:
     out = Path(job["out"])
     slow_down_saving(job.get("slow", 0.0))
     Ranks("bf16")  # as one run may follow another in a process, whatever its precision
+    if "method" in job:
+        return _perform_method(job, out, rank)
     model = denoiser(job.get("train", "lora"), job.get("dropout", 0.0))
     view = Shapes(broken=tuple(job.get("broken", ())))
 
@@ -283,6 +287,17 @@ def _perform(job: dict[str, Any], rank: int) -> int:
     ended = {"weights": hashlib.sha256(weights).hexdigest(), "stopped": summary.stopped, "steps": summary.steps}
     ended |= {"mean": float(method.seen.mean), "count": float(method.seen.count)}
     (out / f"rank-{rank}.json").write_text(json.dumps({**ended, "notes": summary.notes, "resumed": summary.resumed}))
+    return 0
+
+
+def _perform_method(job: dict[str, Any], out: Path, rank: int) -> int:
+    """A few steps of a registered method on records of its own type."""
+    method, model = methods.method(job["method"]), methods.denoiser(train=job["train"], dtype=torch.float32)
+    start = torch.cat([each.detach().flatten().clone() for each in model.trainable().values()])
+    view = methods.Records(method.batch_type)
+    engine.train(settings(out, *job["changes"]), method, model, view, resume=False)
+    moved = torch.cat([each.detach().flatten() for each in model.trainable().values()]) - start
+    save_file({"moved": moved}, out / f"rank-{rank}.safetensors")
     return 0
 
 

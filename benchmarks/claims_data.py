@@ -1,0 +1,79 @@
+"""The data of the claims benchmark: the shipped votes, and what some claims need instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from visalign import images, job
+from visalign.data import album, media, sources, store
+from visalign.draws import generator
+from visalign.playground import captions, world
+from visalign.playground.voters import Voters
+from visalign.records import Preference
+
+NOISE = 0.2  # deviation of the noisy scorer's error, on utilities in [0, 1]
+
+
+def votes(folder: Path) -> Path:
+    """The votes that ship with the playground: the best of four candidates against the worst."""
+    return job.votes()
+
+
+def shipped() -> list[Preference]:
+    """Those records, their items as absolute references."""
+    path = job.votes()
+    root = sources.root(path)
+    return [replace(each, items=tuple(str(root / item) for item in each.items)) for each in sources.open_source(path)]
+
+
+def pictures(record: Preference) -> list[np.ndarray]:
+    """Its items as (32, 32, 3) uint8."""
+    return [np.asarray(images.load(media.fetch(item, Path("/")))) for item in record.items]
+
+
+def noisy(folder: Path) -> Path:
+    """Two random candidates of each prompt, scored by a scorer that errs: many near ties, about a third mislabelled."""
+    made = []
+    for record in shipped():
+        random = generator(0, record.prompt, 0, "noisy")
+        chosen = [int(each) for each in random.choice(len(record.items), 2, replace=False)]
+        seen = pictures(record)
+        true = Voters().utility([seen[each] for each in chosen], [record.prompt] * 2)
+        said = true + NOISE * random.standard_normal(2)
+        pair = Preference(record.prompt, tuple(record.items[each] for each in chosen))
+        made.append(pair.judged(said, scale="utility", judge="noisy scorer"))
+    return written(made, folder)
+
+
+def at_night(prompt: str) -> str:
+    """The prompt, asked for in a style that the base never draws."""
+    return captions.caption(replace(captions.parse(prompt), style="night"))
+
+
+def night(folder: Path) -> Path:
+    """The winner in a style that the base never draws, rendered; the loser is the base's own picture of the prompt."""
+    records, drawn = shipped(), []
+    prompts = [at_night(record.prompt) for record in records]
+    for prompt in prompts:
+        scene = world.place(captions.parse(prompt), generator(0, prompt, 0, "night"))
+        drawn.append(world.draw(scene))
+    names = album.write(np.stack(drawn), folder / "pictures.parquet")
+    made = [
+        Preference(prompt, (str((folder / name).resolve()), record.items[0]), verdict="first", judge="style")
+        for prompt, name, record in zip(prompts, names, records, strict=True)
+    ]
+    return written(made, folder)
+
+
+def written(records: list[Preference], folder: Path) -> Path:
+    """The records in a file of the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store.write(records, folder / "records.parquet")
+    return folder / "records.parquet"
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {"votes": votes, "noisy": noisy, "night": night}
