@@ -14,7 +14,7 @@ from visalign import registry
 from visalign.batches import Condition, Pairs
 from visalign.learner import Step
 
-EVERY = sorted([*registry.TABLE["method"], *methods.VARIANTS])
+EVERY = sorted([*methods.DENOISING, *methods.VARIANTS])
 # A batch's numbers enter each record's loss, as the method's paper wants it (its docstring says so).
 COUPLED: set[str] = {"diffusion_kto"}
 PREDICTIONS = ("epsilon", "v_prediction", "flow")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .batches import Condition, Pairs, Singles
+from .batches import Condition, Labelled, Pairs, Singles
 from .contract import Denoiser
 from .process import Noised, Process
 
@@ -35,7 +35,7 @@ def noise_pairs(process: Process, pairs: Pairs) -> Noised:
     return process.noised(pairs.items, torch.cat([noise, noise]), torch.cat([t, t]))
 
 
-def noise_singles(process: Process, singles: Singles) -> Noised:
+def noise_singles(process: Process, singles: Singles | Labelled) -> Noised:
     """Each item at a time and with a noise of its own."""
     t = process.times(singles.draw)
     noise = singles.draw.normal("noise", singles.x.shape[1:], like=singles.x)
@@ -71,12 +71,11 @@ def log_ratio(found: Errors) -> Tensor:
 
 def pair_metrics(found: Errors, margin: Tensor) -> dict[str, Tensor]:
     """What a flat loss curve hides, (b,) each: errors of winner and loser, policy and reference, and the margin."""
-    win, lose = found.policy.detach().chunk(2)
-    win_reference, lose_reference = found.reference.chunk(2)
-    return {
-        "win_error": win,
-        "lose_error": lose,
-        "win_reference_error": win_reference,
-        "lose_reference_error": lose_reference,
-        "margin": margin.detach(),
-    }
+    win, lose = found.reference.chunk(2)
+    return policy_metrics(found.policy, margin) | {"win_reference_error": win, "lose_reference_error": lose}
+
+
+def policy_metrics(policy: Tensor, margin: Tensor) -> dict[str, Tensor]:
+    """The same where there is no reference: `policy` are the errors (2b,) of winners, then losers."""
+    win, lose = policy.detach().chunk(2)
+    return {"win_error": win, "lose_error": lose, "margin": margin.detach()}

@@ -51,6 +51,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "diffusion_npo": Entry("visalign.trainers.diffusion_npo:DiffusionNPO", "Diffusion-NPO (arXiv 2505.11245)"),
         "inpo": Entry("visalign.trainers.inpo:InPO", "DDIM-InPO, on inverted pictures (arXiv 2503.18454)"),
         "mapo": Entry("visalign.trainers.mapo:MaPO", "MaPO, without a reference (arXiv 2406.06424)"),
+        "reward_model": Entry("visalign.trainers.reward_model:RewardModelling", "a scorer from votes, by any objective"),
         "smpo": Entry("visalign.trainers.smpo:SmPO", "SmPO, by scores, on inverted pictures (arXiv 2506.02698)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
@@ -67,7 +68,11 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "clip_iqa": Entry("visalign.scorers.clipscore:CLIPIQA", "CLIP-IQA (arXiv 2207.12396); reads no prompt"),
         "aesthetic_v2": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's improved aesthetic predictor"),
         "aesthetic_v1": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's first one", {"version": "1"}),
+        "ensemble": Entry("visalign.scorers.ensemble:Ensemble", "scorers as one: mean, worst case, harmonic, …"),
         "looks": Entry("visalign.scorers.statistics:Looks", "statistics of the picture, alarms of reward hacking"),
+    },
+    "reward_model": {
+        "open_clip": Entry("visalign.scorers.trainable:OpenClipReward", "a CLIP of open_clip, or a head on it"),
     },
     "app": {
         "compare": Entry("visalign.apps.compare:compare", "models side by side in the browser, votes, a leaderboard"),

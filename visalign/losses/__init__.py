@@ -36,7 +36,7 @@ from .resolution import LossSpec, combine, resolve
 from .rewards import bradley_terry, bradley_terry_ties, centering, general_preference, scaled_bradley_terry
 from .tokens import segment_dpo, sparsepo, tdpo1, tdpo2, tgdpo, wpo
 from .twosided import apo_down, apo_zero, bco_pair, cal_dpo, dpop, nca_pair, sppo, two_beta
-from .unpaired import bco, kto, npo_unlearning
+from .unpaired import bco, kto, kto_loss_averse, kto_risk_seeking, npo_unlearning
 
 __all__ = [
     "Blend",
@@ -79,6 +79,8 @@ __all__ = [
     "irpo",
     "kinds_of",
     "kto",
+    "kto_loss_averse",
+    "kto_risk_seeking",
     "lipo_lambda",
     "loss",
     "mapo",

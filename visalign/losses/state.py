@@ -24,10 +24,12 @@ def alone(value: Tensor) -> Tensor:
     return value
 
 
-def global_mean(values: Tensor, reduce: Reduce) -> Tensor:
-    """Mean over the elements of all ranks, exact for ranks that hold different numbers of them."""
+def global_mean(values: Tensor, reduce: Reduce, weight: Tensor | None = None) -> Tensor:
+    """Mean over the elements of all ranks, exact for ranks that hold different numbers of them; 0 if all weigh 0."""
     held = wide(values).detach()
-    return reduce(held.sum()) / reduce(held.new_tensor(float(held.numel())))
+    share = torch.ones_like(held) if weight is None else weight.to(held)
+    total = reduce(share.sum())
+    return reduce((share * held).sum()) / torch.where(total == 0, 1, total)
 
 
 class RunningMean(nn.Module):
@@ -105,9 +107,9 @@ class ReferencePoint(nn.Module):
         self.reduce = reduce
         self.average = MovingMean(momentum, reduce)
 
-    def update(self, mismatched: Tensor) -> Tensor:
-        """z0 from (n,) log-ratios of mismatched answers: one number, without gradient."""
-        return self.average.update(global_mean(mismatched, self.reduce)).clamp(min=0)
+    def update(self, mismatched: Tensor, weight: Tensor | None = None) -> Tensor:
+        """z0 from (n,) log-ratios of mismatched answers, each with its weight: one number, without gradient."""
+        return self.average.update(global_mean(mismatched, self.reduce, weight)).clamp(min=0)
 
     def kto(
         self,

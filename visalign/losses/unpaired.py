@@ -44,6 +44,49 @@ def kto(
 
 @loss(
     "unpaired",
+    paper="2404.04465",
+    formula="u (1 - log s(v)) if desirable, v (1 - log s(v)) if not, v = +-beta (ratio - z0)",
+    when="As kto, without its saturation: what is still far on the wrong side pulls most.",
+)
+def kto_loss_averse(
+    ratio: Tensor,
+    desirable: Tensor,
+    z0: Number,
+    *,
+    beta: Number,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Diffusion-KTO's loss-averse utility log s(v), concave: 1 minus it (section 4.2)."""
+    sign = side(desirable, wide(ratio))
+    share = _share(desirable, desirable_weight, undesirable_weight)
+    return share * (1 - logsigmoid(sign * beta * (wide(ratio) - z0)))
+
+
+@loss(
+    "unpaired",
+    paper="2404.04465",
+    formula="u (1 + log s(-v)) if desirable, v (1 + log s(-v)) if not, v = +-beta (ratio - z0)",
+    when="For comparison: what is already far on the right side pulls most, so that nothing holds it.",
+    saturates="no gradient far on the wrong side",
+)
+def kto_risk_seeking(
+    ratio: Tensor,
+    desirable: Tensor,
+    z0: Number,
+    *,
+    beta: Number,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """Diffusion-KTO's risk-seeking utility -log s(-v), convex: 1 minus it, unbounded below (section 4.2)."""
+    sign = side(desirable, wide(ratio))
+    share = _share(desirable, desirable_weight, undesirable_weight)
+    return share * (1 + logsigmoid(-sign * beta * (wide(ratio) - z0)))
+
+
+@loss(
+    "unpaired",
     paper="2404.04656",
     formula="-log s(r - d) if desirable, -v log s(d - r) if not, r = beta ratio",
     when="Thumbs up and down without pairs, as a classifier; d is the running mean of r (see `state.RewardShift`).",
