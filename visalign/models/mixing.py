@@ -7,6 +7,7 @@ that is (1 - alpha - beta) base + alpha policy + beta negative, which is the pol
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -146,7 +147,9 @@ class Networks:
         for path in lora:
             name = self._names.setdefault(path, f"lora{len(self._names)}")
             if name not in getattr(network, "peft_config", {}):
-                attach_lora(network, path, name)
+                with warnings.catch_warnings():  # peft's, that there are several adapters now: there should be
+                    warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+                    attach_lora(network, path, name)
                 network.to(self.device).requires_grad_(False)
 
 
