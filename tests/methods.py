@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visalign import registry
-from visalign.batches import Condition, Labelled, Pairs, Prompts, Singles
+from visalign.batches import Comparisons, Condition, Labelled, Pairs, Prompts, Singles
 from visalign.contract import Denoiser, Method
 from visalign.draws import Draws
 from visalign.models.unet import UNetDenoiser
@@ -30,9 +30,13 @@ SMALL: dict[str, dict[str, Any]] = {}
 # What is trained, where a method cannot train LoRA.
 TRAIN: dict[str, str] = {}
 
+# The methods that train a denoiser: all but those of reward models, whose laws are in test_reward_model.py.
+DENOISING = [name for name in registry.TABLE["method"] if registry.load("method", name).batch_type is not Comparisons]
+
 # Other settings of a method under which the same laws must hold, by what a test calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
+    "self_npo guided": {"name": "self_npo", "negative_scale": -5.0},
 }
 
 

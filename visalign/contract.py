@@ -76,6 +76,15 @@ class Method(Protocol):
         """The loss of one batch; no backward, no ranks, no files in here."""
 
 
+@runtime_checkable
+class Following(Protocol):
+    """A method of Reference.EMA: it says how slowly its reference follows what is trained."""
+
+    @property
+    def decay(self) -> float:
+        """After each update the reference is decay x itself + (1 - decay) x the trained weights."""
+
+
 class View(Protocol):
     """Records as batches of one type: a map from indices to tensors, with no random state of its own."""
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .batches import moved
 from .checkpoint import CheckpointError
 from .config import ConfigError, Run
-from .contract import Loss, Method
+from .contract import Following, Loss, Method, Reference
 from .distributed import Ranks
 from .draws import generator
 from .schedule import averaging
@@ -43,6 +43,17 @@ class Reducing(Protocol):
     """State that must agree over processes: it takes its batch's numbers to their mean through `reduce`."""
 
     reduce: Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A model whose reference can follow its trained weights."""
+
+    def follower(self) -> Mapping[str, Tensor]:
+        """The reference's weights by name; empty if they stay."""
+
+    def follow(self, decay: float) -> None:
+        """Take the reference along: decay x itself + (1 - decay) x what is trained."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Learner:
         if not self.weights:
             raise ConfigError("no parameter of the model requires a gradient: there is nothing to train")
         self.average = {name: each.detach().clone() for name, each in self.weights.items()} if run.ema else {}
+        self.follower, self.decay = _follower(method, model)
         self.updates = 0
         self.optimizer = torch.optim.AdamW(
             self.weights.values(),
@@ -146,6 +158,8 @@ class Learner:
         if self.average:
             decay = averaging(self.run.ema, self.updates)
             torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1.0 - decay)
+        if self.follower is not None:
+            self.follower.follow(self.decay)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -169,7 +183,7 @@ class Learner:
     # What a checkpoint holds -----------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Trained weights, the method's buffers, the optimizer's moments and the average, by file and name."""
+        """Trained weights, the method's buffers, the optimizer's moments, the average and a reference that follows."""
         names, moments = list(self.weights), self.optimizer.state_dict()["state"].items()
         optimizer = {f"{names[number]}:{key}": value for number, state in moments for key, value in state.items()}
         files = self._copied() | {"optimizer": optimizer}
@@ -193,7 +207,19 @@ class Learner:
 
     def _copied(self) -> dict[str, dict[str, Tensor]]:
         buffers = dict(self.step.state.named_buffers())
-        return {"trainable": {**self.weights}, "buffers": buffers, "ema": self.average}
+        following = dict(self.follower.follower()) if self.follower is not None else {}
+        return {"trainable": {**self.weights}, "buffers": buffers, "ema": self.average, "reference": following}
+
+
+def _follower(method: Method, model: nn.Module) -> tuple[Follower | None, float]:
+    """The model and the decay of its reference, if the method wants one that follows; ConfigError if it cannot."""
+    if method.reference is not Reference.EMA:
+        return None, 1.0
+    if not isinstance(method, Following) or not 0.0 <= method.decay <= 1.0:
+        raise ConfigError("a method of Reference.EMA needs a `decay` in 0 … 1")
+    if not isinstance(model, Follower) or not model.follower():
+        raise ConfigError("the method's reference follows what is trained: make the model with Reference.EMA")
+    return model, method.decay
 
 
 def _weighed(loss: Loss, batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:

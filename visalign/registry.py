@@ -53,9 +53,11 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "mapo": Entry("visalign.trainers.mapo:MaPO", "MaPO, without a reference (arXiv 2406.06424)"),
         "reward_model": Entry("visalign.trainers.reward_model:RewardModelling", "a scorer from votes, by any objective"),
         "smpo": Entry("visalign.trainers.smpo:SmPO", "SmPO, by scores, on inverted pictures (arXiv 2506.02698)"),
+        "self_npo": Entry("visalign.trainers.self_npo:SelfNPO", "Self-NPO, without any data (arXiv 2505.11777)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
     "scorer": {
+        "personal": Entry("visalign.scorers.personal:Personal", "a user's taste, read from a few votes"),
         "rules": Entry("visalign.scorers.rules:Rules", "the playground's checker: how well a picture shows its prompt"),
         "voters": Entry("visalign.scorers.rules:Taste", "what the playground's simulated voters vote by"),
         "redrawing": Entry("visalign.scorers.rules:Redrawing", "the playground's second judge, which made no votes"),
@@ -76,6 +78,16 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     },
     "app": {
         "compare": Entry("visalign.apps.compare:compare", "models side by side in the browser, votes, a leaderboard"),
+    },
+    "reader": {
+        "tastes": Entry("visalign.scorers.personal:TasteReader", "a user's place in a population of tastes, from votes"),
+        "profile": Entry("visalign.scorers.profiles:ProfileReader", "what a vision-language model makes of a user's votes"),
+    },
+    "captioner": {
+        "checker": Entry("visalign.playground.writers:Describer", "says what a playground picture shows"),
+    },
+    "rewriter": {
+        "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or something near it"),
     },
 }
 GROUPS = {kind: f"visalign.{kind}s" for kind in TABLE}

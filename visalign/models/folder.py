@@ -122,10 +122,11 @@ class Folder:
         if checkpointing:
             network.enable_gradient_checkpointing()
         weights: Lora | Full
+        follows = reference is Reference.EMA
         if train == "lora":
-            weights = Lora(network, rank=rank, alpha=alpha, dropout=dropout, seed=seed)
+            weights = Lora(network, rank=rank, alpha=alpha, dropout=dropout, seed=seed, follows=follows)
         else:
-            weights = Full(network, reference=reference is Reference.FROZEN)
+            weights = Full(network, reference=reference is not Reference.NONE, follows=follows)
         return UNetDenoiser(weights, self.process, resolution=resolution).to(device)
 
     def pipeline(self, **changed: Any) -> Any:

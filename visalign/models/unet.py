@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..batches import Condition
 from ..process import Process
-from .weights import Full, Lora
+from .weights import Full, Lora, follow
 
 
 class UNetDenoiser(nn.Module):
@@ -39,6 +39,14 @@ class UNetDenoiser(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name."""
         return self.weights.trainable()
+
+    def follower(self) -> dict[str, nn.Parameter]:
+        """The reference's parameters by the names of the trained ones that they follow; empty if it stays."""
+        return self.weights.follower()
+
+    def follow(self, decay: float) -> None:
+        """Take the reference along: decay x itself + (1 - decay) x what is trained."""
+        follow(self.weights, decay)
 
     def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The trained network's answer."""

@@ -8,8 +8,10 @@ SDXL) and flips `requires_grad` on the way.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from ..draws import generator
 
-ADAPTER = "default"
+ADAPTER, FOLLOWER = "default", "reference"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -34,12 +36,23 @@ class Weights(Protocol):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of everything that training changes; names are stable across runs."""
 
+    def follower(self) -> dict[str, nn.Parameter]:
+        """The same names -> parameters of a reference that follows what is trained; empty if it stays."""
+
+
+@torch.no_grad()
+def follow(weights: Weights, decay: float) -> None:
+    """Take the reference along: decay x itself + (1 - decay) x what is trained, in place."""
+    followers, trained = weights.follower(), weights.trainable()
+    torch._foreach_lerp_(list(followers.values()), [trained[name].detach() for name in followers], 1.0 - decay)
+
 
 class Lora(nn.Module):
     """Low-rank adapters (Hu et al., arXiv 2106.09685) on a frozen network; the reference is the network without them.
 
     `rank` r and `alpha` give the update alpha / r · B A. A starts normal with deviation 1 / r, drawn from (seed,
-    parameter name), and B at zero: at the first step policy and reference are the same, bit for bit.
+    parameter name), and B at zero: at the first step policy and reference are the same, bit for bit. With `follows` the
+    reference is a second set of adapters, equal at the start, that `follow` takes along; it has no dropout.
     """
 
     def __init__(
@@ -51,6 +64,7 @@ class Lora(nn.Module):
         targets: tuple[str, ...] = ATTENTION,
         dropout: float = 0.0,
         seed: int = 0,
+        follows: bool = False,
     ) -> None:
         from peft import LoraConfig
 
@@ -65,11 +79,17 @@ class Lora(nn.Module):
             lora_dropout=dropout,
             init_lora_weights=False,
         )
-        network.add_adapter(self.config, adapter_name=ADAPTER)
-        self.network = network
+        self.network, self.follows = network, follows
+        if follows:
+            network.add_adapter(replace(self.config, lora_dropout=0.0), adapter_name=FOLLOWER)
+        with warnings.catch_warnings():  # of a second adapter, which is meant
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            network.add_adapter(self.config, adapter_name=ADAPTER)
         # A plain list: the layers are the network's own children and must not be registered twice.
         self._layers = adapted_layers(network)
         self._start(rank, seed)
+        if follows:
+            follow(self, decay=0.0)
 
     @torch.no_grad()
     def _start(self, rank: int, seed: int) -> None:
@@ -82,21 +102,36 @@ class Lora(nn.Module):
 
     @contextmanager
     def reference(self) -> Iterator[nn.Module]:
-        """The network with every adapter's flag off; on again on the way out, whatever happens within."""
+        """The network without its adapters, or with those that follow; as it was on the way out, whatever happens."""
+        switch = "_active_adapter" if self.follows else "_disable_adapters"
+        there, back = (FOLLOWER, ADAPTER) if self.follows else (True, False)
         for layer in self._layers:
-            layer._disable_adapters = True
+            setattr(layer, switch, there)
         try:
             yield self.network
         finally:
             for layer in self._layers:
-                layer._disable_adapters = False
+                setattr(layer, switch, back)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The adapters' parameters, kept in float32 whatever the dtype of the network."""
-        found = {name: each for name, each in self.network.named_parameters() if "lora_" in name}
+        found = self._of(ADAPTER)
+        for each in found.values():
+            each.requires_grad_(True)
+        return found
+
+    def follower(self) -> dict[str, nn.Parameter]:
+        """The parameters of the adapters that follow, in float32, under the names of those that they follow."""
+        found = self._of(FOLLOWER) if self.follows else {}
+        for each in found.values():
+            each.requires_grad_(False)
+        return {name.replace(f".{FOLLOWER}.", f".{ADAPTER}."): each for name, each in found.items()}
+
+    def _of(self, adapter: str) -> dict[str, nn.Parameter]:
+        named = self.network.named_parameters()
+        found = {name: each for name, each in named if "lora_" in name and f".{adapter}." in name}
         for each in found.values():
             each.data = each.data.float()
-            each.requires_grad_(True)
         return found
 
     def adapters(self) -> dict[str, Tensor]:
@@ -115,16 +150,17 @@ def adapted_layers(network: nn.Module) -> list[Any]:
 
 
 class Full(nn.Module):
-    """Every weight is trained. The reference, where a method wants one, is a frozen copy of the same dtype.
+    """Every weight is trained. The reference, where a method wants one, is a copy of the same dtype, which stays as it
+    was or, with `follows`, is taken along by `follow`.
 
     The same dtype on purpose: a bf16 reference beside a float32 policy under bf16 autocast gives logits up to 3 at
     step 0.
     """
 
-    def __init__(self, network: nn.Module, *, reference: bool) -> None:
+    def __init__(self, network: nn.Module, *, reference: bool, follows: bool = False) -> None:
         super().__init__()
-        self.network = network.requires_grad_(True)
-        self.frozen = copy.deepcopy(network).requires_grad_(False).eval() if reference else None
+        self.network, self.follows = network.requires_grad_(True), follows
+        self.frozen = copy.deepcopy(network).requires_grad_(False).eval() if reference or follows else None
 
     def reference(self) -> AbstractContextManager[nn.Module]:
         """The frozen copy."""
@@ -142,3 +178,7 @@ class Full(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Every parameter of the network."""
         return dict(self.network.named_parameters())
+
+    def follower(self) -> dict[str, nn.Parameter]:
+        """The copy's parameters, if it follows."""
+        return dict(self.frozen.named_parameters()) if self.frozen is not None and self.follows else {}

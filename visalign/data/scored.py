@@ -1,0 +1,138 @@
+"""Scores on disk: a row for each picture, prompt and scorer, in JSON lines or parquet, added to as they are made.
+
+A run that was interrupted goes on where it stopped, and another scorer adds its rows. Parquet files cannot grow, so
+rows for one are kept beside it as JSON lines until the end. A note beside the file says what each scorer was, and a
+scorer of other settings is refused: its numbers would not compare.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from ..records import DataError
+from .shards import replace_file
+from .store import opened
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("scorer", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),  # null: could not be judged
+        pa.field("reason", pa.string()),
+        pa.field("truncated", pa.bool_()),
+        pa.field("sigma", pa.float64()),
+        pa.field("aspects", pa.map_(pa.string(), pa.float64()), nullable=False),
+    ]
+)
+ENDINGS = (".jsonl", ".parquet")
+Key = tuple[str, str, str]  # image, prompt, scorer
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one scorer says of one picture."""
+
+    image: str
+    prompt: str
+    scorer: str
+    value: float | None  # None: could not be judged
+    reason: str | None = None
+    truncated: bool | None = None  # whether the prompt was cut; None: not known
+    sigma: float | None = None
+    aspects: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """What there is one row of."""
+        return self.image, self.prompt, self.scorer
+
+
+class ScoreFile:
+    """The rows of one file, read when it is opened and added to by `add`; `close` makes the parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix not in ENDINGS:
+            raise DataError(f"{path} should end in {' or '.join(ENDINGS)}")
+        self.path = path
+        self.growing = path if path.suffix == ".jsonl" else path.with_name(f".{path.name}.partial.jsonl")
+        self.note = path.with_name(f"{path.name}.scorers.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = list(_parquet_rows(path)) if path.suffix == ".parquet" and path.exists() else []
+        self.rows = {row.key: row for row in [*before, *_json_rows(self.growing)]}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self.rows
+
+    def admit(self, scorers: Mapping[str, Any]) -> None:
+        """Write down what each scorer is; DataError if one of that name was something else before."""
+        known = json.loads(self.note.read_text(encoding="utf-8")) if self.note.exists() else {}
+        given = json.loads(json.dumps(dict(scorers), default=str))
+        for name in known.keys() & given.keys():
+            if known[name] != given[name]:
+                raise DataError(f"{self.path} holds scores of {name} with other settings: write to another file")
+        replace_file(self.note, json.dumps(known | given, indent=1, ensure_ascii=False).encode())
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows; on return they are on the disk."""
+        made = list(rows)
+        with self.growing.open("ab") as file:
+            file.write("".join(_line(row) for row in made).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows |= {row.key: row for row in made}
+
+    def close(self) -> None:
+        """Make the parquet file of all rows, if that is what was asked for."""
+        if self.path != self.growing:
+            replace_file(self.path, _parquet(self.rows.values()))
+            self.growing.unlink(missing_ok=True)
+
+
+def _line(row: Row) -> str:
+    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    """The whole lines of a file; one without its end was cut off by a kill, and is cut away so that it can grow."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    for number, line in enumerate(content[:whole].splitlines(), start=1):
+        try:
+            yield Row(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path}:{number} is no row of scores ({error}): write to another file") from None
+
+
+def _parquet(rows: Iterable[Row]) -> bytes:
+    values = [asdict(row) | {"aspects": list(row.aspects.items())} for row in rows]
+    content = BytesIO()
+    parquet.write_table(pa.Table.from_pylist(values, schema=SCHEMA), content, compression="zstd")
+    return content.getvalue()
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    for row in opened(path).read().to_pylist():
+        try:
+            yield Row(**row | {"aspects": dict(row["aspects"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{path} holds no scores ({error}): write to another file") from None
+
+
+def number(value: float) -> float | None:
+    """A number as JSON holds it: none for what is not finite."""
+    return value if math.isfinite(value) else None
