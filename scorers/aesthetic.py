@@ -21,7 +21,7 @@ from . import reading
 from .affine import Affine, collapsed
 from .clip import DTYPES, PathLike, device_of, frozen
 from .hf_clip import SHAPES, HfClip, hf_clip_network
-from .preprocess import Crop, checked
+from .preprocess import CROPPED, Crop, checked
 
 FILE = "model.safetensors"
 V2_LAYERS = tuple(f"layers.{number}" for number in (0, 2, 4, 6, 7))
@@ -84,16 +84,22 @@ class Aesthetic:
         self.towers = HfClip(hf_clip_network(path, config or SHAPES[model], DTYPES[dtype]).to(device))
         frozen(self.towers.network)
         self.geometry, self.batch = Crop(self.towers.network.config.vision_config.image_size), batch
-        self.name = f"aesthetic_v{version}"
-        self.spec = Spec(
-            name=self.name,
+        self.spec = self.describe(version, model)
+        self.name = self.spec.name
+
+    @staticmethod
+    def describe(version: str = "2", model: str = "ViT-L-14") -> Spec:
+        """What it is, before any weights are read."""
+        chosen = VERSIONS[version]
+        return Spec(
+            name=f"aesthetic_v{version}",
             scale="mean of human ratings of 1 … 10",
             range=(float("-inf"), float("inf")),
             typical=chosen.typical,
-            files=(chosen.source, f"{repo}: {FILE}"),
+            files=(chosen.source, f"{CLIPS[model]}: {FILE}"),
             license=f"{chosen.license} (head), MIT (CLIP)",
             reads=("image",),
-            preprocessing="shortest side 224, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization",
+            preprocessing=CROPPED.format(224),
             antialias=True,
         )
 

@@ -7,7 +7,7 @@ caption. torchmetrics' is 100 cos with ViT-L/14 and no prefix, clamped at 0 only
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,9 @@ from visalign.scoring import Sample, Scores, Spec
 from . import reading
 from .clip import DTYPES, Cosine, PathLike, Tokenizer, device_of, frozen
 from .hf_clip import HfClip, hf_clip_network
-from .preprocess import Crop, checked
+from .preprocess import CROPPED, Crop, checked
 
 FILE = "model.safetensors"
-PREPROCESSING = "shortest side 224, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization"
 WEIGHT = 2.5  # w of eq. 1
 ANCHORS = ("Good photo.", "Bad photo.")
 
@@ -94,19 +93,25 @@ class CLIPScore(Cosine):
         chosen = VARIANTS[variant]
         path = states.located(weights, chosen.repo, FILE, allow_download=allow_download)
         towers = HfClip(hf_clip_network(path, config or chosen.shape, DTYPES[dtype]).to(device), tokenizer)
-        spec = Spec(
+        spec = replace(self.describe(variant), context=towers.context)
+        size = towers.network.config.vision_config.image_size
+        super().__init__(spec, towers, Crop(size), value=VALUES[variant], template=chosen.template, batch=batch)
+
+    @staticmethod
+    def describe(variant: str = "paper") -> Spec:
+        """What it is, before any weights are read."""
+        chosen = VARIANTS[variant]
+        return Spec(
             name="clipscore" if variant == "paper" else f"clipscore_{variant}",
             scale=chosen.scale,
             range=(0.0, WEIGHT) if variant == "paper" else (-100.0, 100.0),
             typical=chosen.typical,
             files=(f"{chosen.repo}: {FILE}",),
             license="MIT (code and weights)",
-            preprocessing=PREPROCESSING,
+            preprocessing=CROPPED.format(224),
             antialias=True,
-            context=towers.context,
+            context=77,
         )
-        size = towers.network.config.vision_config.image_size
-        super().__init__(spec, towers, Crop(size), value=VALUES[variant], template=chosen.template, batch=batch)
 
 
 class CLIPIQA:
@@ -135,12 +140,22 @@ class CLIPIQA:
         frozen(self.towers.network)
         self.geometry, self.batch = Crop(self.towers.network.config.vision_config.image_size), batch
         self.anchors = reading.Remembered(self.towers.texts)(anchors)
-        self.name = "clip_iqa"
-        self.spec = Spec(
-            name=self.name, scale="softmax of 100 * cosine over two anchors", range=(0.0, 1.0),
-            files=(f"{repo}: {FILE}",), license="MIT (code and weights)", reads=("image",),
-            preprocessing=PREPROCESSING, antialias=True,
-        )  # fmt: skip
+        self.spec = self.describe()
+        self.name = self.spec.name
+
+    @staticmethod
+    def describe() -> Spec:
+        """What it is, before any weights are read."""
+        return Spec(
+            name="clip_iqa",
+            scale="softmax of 100 * cosine over two anchors",
+            range=(0.0, 1.0),
+            files=(f"{VARIANTS['torchmetrics'].repo}: {FILE}",),
+            license="MIT (code and weights)",
+            reads=("image",),
+            preprocessing=CROPPED.format(224),
+            antialias=True,
+        )
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """One number a picture."""

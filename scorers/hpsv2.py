@@ -8,6 +8,7 @@ are float16, spaced by 2.4e-4, so ties appear that are none; scores of 2.0 and 2
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from visalign.models import states
@@ -18,6 +19,11 @@ from .preprocess import Letterbox
 
 REPO = "xswu/HPSv2"
 FILES = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
+
+
+def preprocessing(size: int) -> str:
+    """What happens to a picture, in words."""
+    return f"longest side {size}, bicubic on the tensor, black bars, CLIP's normalization"
 
 
 class HPSv2(Cosine):
@@ -52,16 +58,28 @@ class HPSv2(Cosine):
         network = open_clip_network(config, path, DTYPES[dtype]).to(device)
         towers = OpenClip(network, tokenizer)
         size = open_clip_config(config)["vision_cfg"].get("image_size", 224)
-        spec = Spec(
+        spec = replace(
+            self.describe(version),
             name=name or f"hpsv{version}",
-            scale="cosine",
-            range=(-1.0, 1.0),
-            typical=(0.2, 0.36),
-            files=(f"{REPO}: {file}",),
-            license="Apache-2.0 (code and weights)",
             temperature=1 / float(towers.scale()),
-            preprocessing=f"longest side {size}, bicubic on the tensor, black bars, CLIP's normalization",
+            preprocessing=preprocessing(size),
             antialias=antialias,
             context=towers.context,
         )
         super().__init__(spec, towers, Letterbox(size, antialias), batch=batch)
+
+    @staticmethod
+    def describe(version: str = "2.1") -> Spec:
+        """What it is, before any weights are read."""
+        return Spec(
+            name=f"hpsv{version}",
+            scale="cosine",
+            range=(-1.0, 1.0),
+            typical=(0.2, 0.36),
+            files=(f"{REPO}: {FILES[version]}",),
+            license="Apache-2.0 (code and weights)",
+            temperature=0.01,
+            preprocessing=preprocessing(224),
+            antialias=True,
+            context=77,
+        )

@@ -22,7 +22,7 @@ from . import reading
 from .affine import Affine, collapsed
 from .clip import DTYPES, PathLike, device_of, dtype_of, frozen
 from .hf_clip import official, with_positions
-from .preprocess import Crop, checked
+from .preprocess import CROPPED, Crop, checked
 
 REPO = "THUDM/ImageReward"
 FILE = "ImageReward.pt"
@@ -84,16 +84,21 @@ class ImageReward:
         self.tokenizer = read_tokenizer(tokenizer, allow_download)
         self.geometry, self.batch = Crop(size, halves="even"), batch
         self.tokens = reading.Remembered(self._tokens)
-        self.name = "image_reward"
-        self.spec = Spec(
-            name=self.name,
+        self.spec = self.describe()
+        self.name = self.spec.name
+
+    @staticmethod
+    def describe() -> Spec:
+        """What it is, before any weights are read."""
+        return Spec(
+            name="image_reward",
             scale="reward, normalized by the authors' mean and deviation",
             range=(float("-inf"), float("inf")),
             typical=(-2.3, 2.0),
             files=(f"{REPO}: {FILE}",),
             license="Apache-2.0 (code and weights)",
             temperature=1 / STD,  # P(first is better) = sigmoid of the difference of raw rewards
-            preprocessing="shortest side 224, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization",
+            preprocessing=CROPPED.format(224),
             antialias=True,
             context=CONTEXT,
         )

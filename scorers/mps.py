@@ -25,7 +25,7 @@ from visalign.scoring import ByScore, Sample, Scores, Spec
 from . import reading
 from .clip import DTYPES, PathLike, Tokenizer, device_of, dtype_of, frozen, unit_vectors
 from .hf_clip import HfClip, empty_clip, official, with_positions
-from .preprocess import Crop, checked
+from .preprocess import CROPPED, Crop, checked
 
 SOURCE = "github.com/Kwai-Kolors/MPS: MPS_overall_checkpoint.pth"
 OVERALL = (
@@ -71,18 +71,24 @@ class MPS:
         self.texts = reading.Remembered(self._text_states, KEPT)
         self.condition = self.texts([condition])[0, :-1]
         self.factor = float(self.towers.scale())
-        self.name = "mps" if variant == "sample" else "mps_batch"
-        self.spec = Spec(
-            name=self.name,
+        limits = (-self.factor, self.factor)
+        self.spec = replace(self.describe(variant), range=limits, context=self.towers.context)
+        self.name = self.spec.name
+
+    @staticmethod
+    def describe(variant: str = "sample") -> Spec:
+        """What it is, before any weights are read."""
+        return Spec(
+            name="mps" if variant == "sample" else "mps_batch",
             scale="exp(logit_scale) * cosine",
-            range=(-self.factor, self.factor),
+            range=(-100.0, 100.0),
             typical=(5.0, 15.0),
             files=(SOURCE,),
             license="MIT (code and weights)",
             temperature=1.0,
-            preprocessing="shortest side 224, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization",
+            preprocessing=CROPPED.format(224),
             antialias=True,
-            context=self.towers.context,
+            context=77,
         )
 
     def score(self, samples: Sequence[Sample]) -> Scores:

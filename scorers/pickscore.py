@@ -7,6 +7,7 @@ A CLIP ViT-H/14 of transformers. Three scales go by its name: exp(logit_scale) t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from visalign.models import states
@@ -14,7 +15,7 @@ from visalign.scoring import Spec
 
 from .clip import DTYPES, Cosine, PathLike, Tokenizer
 from .hf_clip import HfClip, hf_clip_network
-from .preprocess import Crop
+from .preprocess import CROPPED, Crop
 
 REPO = "yuvalkirstain/PickScore_v1"
 FILE = "model.safetensors"
@@ -47,17 +48,29 @@ class PickScore(Cosine):
         towers = HfClip(hf_clip_network(path, config, DTYPES[dtype]).to(device), tokenizer)
         factor, size = float(towers.scale()), towers.network.config.vision_config.image_size
         scaled = scale == "logit"
-        spec = Spec(
-            name="pickscore" if scaled else "pickscore_cosine",
-            scale="exp(logit_scale) * cosine" if scaled else "cosine",
+        spec = replace(
+            self.describe(scale),
             range=(-factor, factor) if scaled else (-1.0, 1.0),
-            typical=(16.0, 26.0) if scaled else (0.16, 0.26),
-            files=(f"{REPO}: {FILE}",),
-            license="MIT (code and weights)",
             temperature=1.0 if scaled else 1 / factor,
-            preprocessing=f"shortest side {size}, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization",
-            antialias=True,
+            preprocessing=CROPPED.format(size),
             context=towers.context,
         )
         value = (lambda cosine: factor * cosine) if scaled else None
         super().__init__(spec, towers, Crop(size), value=value, batch=batch)
+
+    @staticmethod
+    def describe(scale: str = "logit") -> Spec:
+        """What it is, before any weights are read."""
+        scaled = scale == "logit"
+        return Spec(
+            name="pickscore" if scaled else "pickscore_cosine",
+            scale="exp(logit_scale) * cosine" if scaled else "cosine",
+            range=(-100.0, 100.0) if scaled else (-1.0, 1.0),
+            typical=(16.0, 26.0) if scaled else (0.16, 0.26),
+            files=(f"{REPO}: {FILE}",),
+            license="MIT (code and weights)",
+            temperature=1.0 if scaled else 0.01,
+            preprocessing=CROPPED.format(224),
+            antialias=True,
+            context=77,
+        )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+CROPPED = "shortest side {}, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization"
 
 
 class Geometry(Protocol):

@@ -27,9 +27,11 @@ GIVEN_WRONG = (
     ("visalign.images", "ImageError"),
     ("visalign.records", "DataError"),
     ("visalign.models.folder", "FolderError"),
+    ("visalign.models.states", "WeightsError"),
     ("visalign.models.attention", "AttentionError"),
     ("visalign.source", "SpecError"),
     ("visalign.evaluation.comparison", "CannotJudge"),
+    ("visalign.apps.safety", "Refused"),
 )
 RUN_FAILED = (
     ("visalign.checkpoint", "CheckpointError"),
@@ -55,7 +57,21 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The parser of every command."""
-    from . import data, demo, evaluate, generate, label, names, playground, train
+    from . import (
+        caption,
+        compare,
+        data,
+        demo,
+        evaluate,
+        generate,
+        label,
+        names,
+        playground,
+        score,
+        scorers,
+        train,
+        users,
+    )
 
     top = Parser(
         prog="visalign",
@@ -65,7 +81,21 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"visalign {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (demo, train, generate, label, evaluate, playground, data, names):
+    for module in (
+        demo,
+        train,
+        generate,
+        label,
+        caption,
+        score,
+        scorers,
+        users,
+        evaluate,
+        compare,
+        playground,
+        data,
+        names,
+    ):
         module.add(commands)
     return top
 
