@@ -46,7 +46,7 @@ HEAVY = {
 
 # A part of the hub imports its own floor and those below. A part that is not listed is a door: nothing imports it.
 FLOORS = {
-    1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "config", "schedule"),
+    1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "writers", "config", "schedule"),
     2: ("contract",),
     3: (
         "diffusion",
@@ -55,6 +55,7 @@ FLOORS = {
         "inversion",
         "reflection",
         "sampling",
+        "personal",
         "source",
         "models",
         "data",

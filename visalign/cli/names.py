@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "xformers", "open_clip_torch")
-KINDS = ("method", "scorer", "loss", "recipe", "source", "model")
+KINDS = ("method", "scorer", "reader", "captioner", "rewriter", "loss", "recipe", "source", "model")
 
 
 def add(commands: words.Commands) -> None:
@@ -38,7 +38,7 @@ def rows(kind: str) -> list[list[str]]:
     """Names of a kind, each with a line on what it is."""
     from .. import config, registry
 
-    if kind in ("method", "scorer"):
+    if kind in registry.kinds():
         return [[name, entry.about] for name, entry in registry.names(kind).items()]
     if kind == "recipe":
         return [[name, _first_command(name)] for name in config.recipes()]

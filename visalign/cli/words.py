@@ -74,6 +74,17 @@ def yaml_of(settings: Any) -> str:
     return str(yaml.safe_dump(plain(settings), sort_keys=False, allow_unicode=True))
 
 
+def named(given: str) -> Any:
+    """What `registry.build` takes: a name, or the YAML of a mapping with one: "{name: grammar, strength: weak}"."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(given)
+    except yaml.YAMLError:
+        raise UsageError(f"{given!r} is neither a name nor YAML such as {{name: grammar, strength: weak}}") from None
+    return found if isinstance(found, dict) else given
+
+
 def _playground(given: str) -> list[str]:
     from ..playground import corpus
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,12 @@ def located(name: str, root: Path) -> Path:
     except (OSError, ValueError) as error:  # a name too long, or with a null in it; ImageError passes as itself
         raise error if isinstance(error, ImageError) else ImageError(f"no usable path: {name[:80]!r}") from error
     return path
+
+
+def seen_from(items: Sequence[str], root: Path, folder: Path) -> tuple[str, ...]:
+    """References relative to `root` as records in another folder give them: absolute, or as they are in the same."""
+    same = folder.resolve() == root.resolve()
+    return tuple(items) if same else tuple(str((root / item).resolve()) for item in items)
 
 
 def _cell(path: Path, reference: str, cell: list[str]) -> bytes:
