@@ -30,6 +30,14 @@ def add(commands: words.Commands) -> None:
     )
     build.add_argument("--seed", type=int, default=0, help="of the corpus and the training (0)")
     build.add_argument("--out", default="runs/playground_model", metavar="DIR", help="where to (runs/playground_model)")
+    elect_example = "visalign playground users --out runs/playground_users"
+    voted = words.command(jobs, "users", "let simulated users with tastes vote on candidates", elect_example, elect)
+    voted.add_argument("--count", type=int, default=96, help="users (96)")
+    voted.add_argument("--first", type=int, default=0, metavar="N", help="the first of them (0)")
+    voted.add_argument("--votes", type=int, default=48, help="of each user (48)")
+    voted.add_argument("--records", metavar="FILE", help="with the candidates (those that ship)")
+    voted.add_argument("--seed", type=int, default=0, help="of who votes on what, and how (0)")
+    voted.add_argument("--out", default="runs/playground_users", metavar="DIR", help="where to (runs/playground_users)")
 
 
 def show(given: Any) -> int:
@@ -75,4 +83,31 @@ def make(given: Any) -> int:
     screen = Screen()
     build.build(Path(given.out), seed=given.seed, say=screen.say)
     screen.say(f"built in {given.out}")
+    return 0
+
+
+def elect(given: Any) -> int:
+    """Let simulated users vote on candidates; write records that name their user."""
+    from pathlib import Path
+
+    from .. import job
+    from ..data import sources, store
+    from ..playground import electorate, users
+    from .screen import Screen
+    from .users import placed
+
+    screen, out = Screen(), Path(given.out)
+    votes = Path(given.records) if given.records else job.votes()
+    root = sources.root(votes)
+    people = users.users(given.first + given.count)[given.first :]
+    with screen.stage(f"{given.count} users vote", total=given.count * given.votes) as stage:
+        candidates = electorate.Candidates.of(sources.open_source(votes), root)
+        records = []
+        for record in electorate.ballots(candidates, people, given.votes, seed=given.seed):
+            records.append(record)
+            stage()
+    out.mkdir(parents=True, exist_ok=True)
+    store.write(placed(records, root, out), out / "records.parquet")
+    screen.say(f"{len(records)} votes of {given.count} users in {out / 'records.parquet'}")
+    screen.say(f"next: visalign users {out / 'records.parquet'} --out {out}/read")
     return 0

@@ -32,6 +32,7 @@ WORDS = {
 }  # fmt: skip
 HOT = {"red": 1.0, "orange": 1.0, "yellow": 1.0, "pink": 0.5, "purple": -0.5, "blue": -1.0, "green": -1.0, "black": 0.0}
 ELECTORATE = Voters(temperature=0.35, tie=0.1)  # on the users' scale of utility, wider than the voters'
+FAITHFULNESS = 3.0  # so that tastes are a third of what differs between candidates of a prompt (benchmarks/personal.py)
 STANDS_OUT = 60.0  # grey levels between the background and what counts as a thing
 
 
@@ -41,13 +42,16 @@ class User:
 
     name: str
     taste: Mapping[str, float]  # for each look how much more of it is liked, a unit vector
-    faithfulness: float = 2.0  # weight of the checker's overall score beside the taste
+    faithfulness: float = FAITHFULNESS  # weight of the checker's overall score beside the taste
 
     def utility(self, pictures: Sequence[np.ndarray] | np.ndarray, captions: Sequence[str]) -> np.ndarray:
         """(n,) utilities of n pictures for their captions; differences of 1 are plain to see."""
-        seen = looks(pictures)
-        pretty = sum((self.taste[name] * seen[name] for name in LOOKS), np.zeros(len(captions)))
-        return np.asarray(pretty + self.faithfulness * scores(pictures, captions)["overall"])
+        return self.likes(looks(pictures), scores(pictures, captions)["overall"])
+
+    def likes(self, seen: Mapping[str, np.ndarray], overall: np.ndarray) -> np.ndarray:
+        """(n,) utilities where looks and the checker's overall scores, (n,) each, are known already."""
+        pretty = sum((self.taste[name] * seen[name] for name in LOOKS), np.zeros(len(overall)))
+        return np.asarray(pretty + self.faithfulness * overall)
 
     def vote(self, first: float, second: float, *, seed: int, key: str) -> str:
         """ "first", "second" or "tie" for two utilities: a pure function of (seed, user, record key)."""
