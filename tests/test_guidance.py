@@ -21,7 +21,7 @@ from visalign.drawing import Drawer, Settings
 from visalign.guidance import guided, pushed
 from visalign.models.folder import Folder, FolderError
 from visalign.models.mixing import Mix, Networks, combined, negative_mix, weighed
-from visalign.models.pipelines import negative_guidance
+from visalign.models.pipelines import Reflected, negative_guidance
 from visalign.models.publish import publish
 from visalign.models.unet import UNetDenoiser, ask
 from visalign.models.weights import Full
@@ -235,6 +235,20 @@ def test_a_users_own_pipeline_takes_its_loaded_adapters_as_the_negative(trained:
     assert pipe(PROMPTS[0], num_inference_steps=1).images[0].size == (16, 16)
 
 
+def test_a_users_own_pipeline_reflects_between_two_scales_of_its_adapter(trained: Path) -> None:
+    drawer = opened(f"{trained}/dpo,scale=0.8,strong_scale=1.5,weak_scale=-1.5")
+    assert len(drawer.networks.held) == 1
+    pipe = Folder(trained / "base").pipeline()
+    pipe.load_lora_weights(trained / "dpo" / "weights", adapter_name="style")
+    pipe.set_adapters(["style"], [0.8])
+    reflected = Reflected(pipe, strong={"style": 1.5}, weak={"style": -1.5})
+    noise = initial_noise([3, 4], drawer.encoders.latent_shape(drawer.size), torch.zeros(()))
+    theirs = reflected(
+        PROMPTS, latents=noise, num_inference_steps=5, guidance_scale=3.0, height=16, width=16, output_type="latent"
+    ).images
+    assert close(drawn(drawer), theirs)
+
+
 def test_the_hash_tells_what_draws_apart_and_is_the_same_when_it_is_the_same(trained: Path) -> None:
     specs = [
         f"{trained}/dpo", f"{trained}/dpo,scale=0.5", f"{trained}/npo", f"{trained}/dpo,negative={trained}/npo",
@@ -307,3 +321,5 @@ def test_generate_draws_with_all_who_take_part(
     capsys.readouterr()
     assert cli.main(["generate", f"{trained}/dpo", *small, "--weak-prompts", "a circle"]) == 2
     assert "does not reflect: add ,reflect=N" in capsys.readouterr().err
+    assert cli.main(["generate", f"{trained}/dpo,reflect=1", *small, "--weak-prompts", "a circle"]) == 2
+    assert "told to nobody under weak_guidance=0: add ,weak_guidance=1" in capsys.readouterr().err

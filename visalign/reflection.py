@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .batches import Condition
 from .guidance import Answer, Predict, guided, walked
-from .process import Process
+from .process import Flow, Process
 
 VARIANTS = ("paper", "release")
 Mirror = Callable[[Tensor, int], Tensor]  # (x_t (n, ...), its place in the descending grid) -> x~_t (n, ...)
@@ -45,11 +45,14 @@ class Side:
 class Reflection:
     """W2SD's reflection between two sides, before each of the first `count` steps (lambda; None: all but the last).
 
-    On the way back the weak side's answer is taken at the level where x then is, and both sides are told the time t, as
-    in the paper. The official code (xie-lab-ml/Weak-to-Strong-Diffusion-with-Reflection,
-    utils/pipeline_stable_diffusion_xl.py:1099) hands diffusers' DDIMInverseScheduler the time of the next step, which
-    since diffusers 0.22 means the destination: it goes back one level too few, from a level one lower than x is at.
-    `variant` "release" does that; with 50 steps the relative noise is then off by 4 to 62 % in the last three.
+    Both sides are told the time t. On the way back a DDPM path holds the noise that the weak answer implies, as in the
+    paper, so that a network of noise and the same one of v reflect alike; a flow holds the velocity.
+
+    The official code (xie-lab-ml/Weak-to-Strong-Diffusion-with-Reflection, utils/pipeline_stable_diffusion_xl.py:1099)
+    hands diffusers' DDIMInverseScheduler the time of the next step, which since diffusers 0.22 means the destination:
+    it goes back one level too few, from a level one lower than x is at. `variant` "release" does that; of 50 steps the
+    relative noise is then off by 4 to 62 % in the last three. An answer in v for the time t it takes, as that scheduler
+    does, for one at the level where x is.
     """
 
     strong: Side
@@ -73,9 +76,19 @@ class Reflection:
             lower = walked(process, strong, x, t, to)
             if self.variant == "release":
                 return walked(process, weak, lower, after, to, told=t)
-            return walked(process, weak, lower, to, t, told=t)
+            return returned(process, weak, lower, to, t)
 
         return reflected
+
+
+def returned(process: Process, weak: Answer, x: Tensor, t: Tensor, to: Tensor) -> Tensor:
+    """x (n, ...) at the time t () brought back up to `to` () by an answer that is given as if it already were there."""
+    if isinstance(process, Flow):
+        return walked(process, weak, x, t, to, told=to)
+    here, there = t.expand(len(x)), to.expand(len(x))
+    _, noise = process.split(weak(x, there), x, there)
+    a, s = process.coefficients(here, x)
+    return process.noised((x - s * noise) / a, noise, there).x.to(x.dtype)
 
 
 def counted(count: int | None, steps: int) -> int:

@@ -88,6 +88,8 @@ def pictures(
         raise ValueError(f"each prompt needs its seed: got {len(prompts)} prompts and {len(seeds)} seeds")
     if weak_prompts is not None and (reflection is None or len(weak_prompts) != len(prompts)):
         raise ValueError(f"weak prompts are a reflection's, one for each of {len(prompts)}; got {len(weak_prompts)}")
+    if weak_prompts is not None and reflection is not None and reflection.weak.guidance == 0.0:
+        raise ValueError("a weak side under a guidance of 0 is told no prompt; give weak_guidance=1")
     for start in range(0, len(prompts), batch):
         words, numbers = prompts[start : start + batch], seeds[start : start + batch]
         told, untold = painter.conditions(words, size), painter.conditions([""] * len(words), size)

@@ -73,11 +73,8 @@ def run(given: Any) -> int:
     weaker = words.prompts(given.weak_prompts) if given.weak_prompts else None
     how = settings(given)
     source = Source.find(given.model, given.lora, allow_download=given.allow_download)
-    if weaker is not None and (source.gap is None or len(weaker) != len(prompts)):
-        raise words.UsageError(
-            f"--weak-prompts gives a reflection one prompt for each of {len(prompts)}; got {len(weaker)} "
-            f"for {'a model that reflects' if source.gap else 'a model that does not reflect: add ,reflect=N'}"
-        )
+    if weaker is not None:
+        fitting(weaker, len(prompts), source)
     with screen.stage(f"open {given.model}"):
         drawer = Drawer(source, how)
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
@@ -87,6 +84,16 @@ def run(given: Any) -> int:
     screen.say(f"{len(drawn)} pictures of {len(prompts)} prompts in {out}")
     screen.say(f"next: visalign label {listed} --scorer NAME")
     return 0
+
+
+def fitting(weaker: list[str], count: int, source: Source) -> None:
+    """Refuse weak prompts that are not one for each prompt, or that nobody would be told."""
+    if source.gap is None:
+        raise words.UsageError(f"--weak-prompts are a reflection's, and {source.name} does not reflect: add ,reflect=N")
+    if source.gap.weak_guidance == 0.0:
+        raise words.UsageError("--weak-prompts are told to nobody under weak_guidance=0: add ,weak_guidance=1")
+    if len(weaker) != count:
+        raise words.UsageError(f"--weak-prompts gives one for each of {count} prompts, got {len(weaker)}")
 
 
 def repeated(prompts: list[str], times: int) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..batches import Condition
 from ..guidance import Predict
+from ..process import from_scheduler
 from ..reflection import Mirror, Reflection, Side, counted
 from .folder import Folder
 from .mixing import Role
@@ -140,7 +141,9 @@ class Reflected:
             count,
             variant,
         )
-        self.inverse = DDIMInverseScheduler.from_config(pipe.scheduler.config)
+        self.process = from_scheduler(pipe.scheduler.config)
+        told = {} if variant == "release" else {"prediction_type": "epsilon"}
+        self.inverse = DDIMInverseScheduler.from_config(pipe.scheduler.config, **told)
 
     @torch.no_grad()
     def __call__(
@@ -194,10 +197,10 @@ class Reflected:
             t, to = down.timesteps[place], down.timesteps[place + 1]
             now = t.expand(len(x))
             lower = down.step(strong(x, now), t, x, eta=0.0).prev_sample
-            # diffusers' inverse is told its destination; the release tells it the level where x is
-            back = to if self.reflection.variant == "release" else t
-            found: Tensor = up.step(weak(lower, now), back, lower).prev_sample
-            return found
+            answer = weak(lower, now)
+            if self.reflection.variant == "release":  # diffusers' inverse is told its destination, and this is not it
+                return Tensor(up.step(answer, to, lower).prev_sample)
+            return Tensor(up.step(self.process.split(answer, lower, now)[1], t, lower).prev_sample)
 
         return reflected
 
