@@ -13,7 +13,7 @@ from visalign.losses.registry import Entry
 ITEMS, TOKENS = 4, 3
 DATA = (
     "score", "tie", "label", "rank", "confidence", "usual", "z0", "strength", "desirable", "p_", "length", "preference",
-    "on_policy", "guide", "mask", "kl_mask", "reward",
+    "on_policy", "guide", "mask", "kl_mask", "reward", "margin", "rating",
 )  # fmt: skip
 """Columns that carry labels or weights: no gradient is asked of them."""
 
@@ -41,6 +41,8 @@ def shape(entry: Entry, name: str, batch: int) -> tuple[int, ...]:
         return (batch, ITEMS)
     if name.startswith(("token", "guide", "mask", "kl_mask", "segment", "label")):
         return (batch, TOKENS)
+    if name.startswith(("heads", "route")):
+        return (batch, ITEMS)
     return (batch, 2 * ITEMS) if name.startswith("vector") else (batch, 2) if name.startswith("reward") else (batch,)
 
 

@@ -106,6 +106,26 @@ class Rankings:
         return len(self.x)
 
 
+@dataclass(frozen=True)
+class Comparisons:
+    """b prompts with K pictures each and what was thought of them: what a reward model learns from.
+
+    A record of fewer pictures is filled up to K; nothing is known of what fills it.
+    """
+
+    pictures: Tensor  # (b, K, ...) as the image tower reads them, or (b, K, d) features of a tower that is not trained
+    texts: Tensor  # (b, L) token ids, or (b, d) features
+    scores: Tensor  # (b, K) higher is better, NaN where nobody looked
+    confidence: Tensor  # (b, K, K) P(row is better than column), 1/2 a tie; NaN where the two are not compared
+    repeats: Tensor  # (b,) how many records of the data have this prompt, this one included
+    draw: Draws  # of the b records
+    weight: Tensor  # (b,)
+    user: Tensor | None = None  # (b,) int64, whose taste: a row of the model's table
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
 def joined(first: Condition, second: Condition) -> Condition:
     """Two conditions, one behind the other on the batch axis; ValueError if only one has a part."""
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .batches import Condition
+from .batches import Comparisons, Condition
 from .process import Process
 
 
@@ -55,6 +55,24 @@ class Denoiser(Protocol):
 
     def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The reference's raw answer, without gradient: LoRA off, a frozen copy, or an EMA."""
+
+
+@dataclass(frozen=True)
+class Rated:
+    """What a reward model says of b prompts' K pictures."""
+
+    score: Tensor  # (b, K) higher is better; the sigmoid of a gap is P(first is better)
+    items: Mapping[str, Tensor] = field(default_factory=dict)  # (b, K, ...) what else it says of each: "log_sigma", …
+    shared: Mapping[str, Tensor] = field(default_factory=dict)  # (b, ...) what it says of each prompt: "route", …
+    crossed: Tensor | None = None  # (b, K, b) scores of each picture for every prompt of the batch, where it can say
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """Anything that learns to give pictures a number."""
+
+    def rewards(self, batch: Comparisons) -> Rated:
+        """The scores (b, K) of the batch's pictures for their prompts, with gradient."""
 
 
 class Method(Protocol):

@@ -33,7 +33,21 @@ from .pairwise import discopop, dpo, exo_pair, hinge, inpo, ipo, modpo, rpo_back
 from .reference_free import alphapo, asft_align, mapo, nll, odds_ratio, sft, sft_gold, slic_calibration
 from .registry import Blend, Entry, by_name, kinds_of, loss, names
 from .resolution import LossSpec, combine, resolve
-from .rewards import bradley_terry, bradley_terry_ties, centering, general_preference, scaled_bradley_terry
+from .rewards import (
+    bradley_terry,
+    bradley_terry_ties,
+    centering,
+    davidson_ties,
+    gaussian_bradley_terry,
+    gaussian_likelihood,
+    general_preference,
+    hedge,
+    mixture_bradley_terry,
+    pickscore,
+    scaled_bradley_terry,
+    smooth_hinge,
+    squared_rating,
+)
 from .tokens import segment_dpo, sparsepo, tdpo1, tdpo2, tgdpo, wpo
 from .twosided import apo_down, apo_zero, bco_pair, cal_dpo, dpop, nca_pair, sppo, two_beta
 from .unpaired import bco, kto, kto_loss_averse, kto_risk_seeking, npo_unlearning
@@ -64,13 +78,17 @@ __all__ = [
     "cal_dpo",
     "centering",
     "combine",
+    "davidson_ties",
     "discopop",
     "divergence",
     "dpo",
     "dpop",
     "exo",
     "exo_pair",
+    "gaussian_bradley_terry",
+    "gaussian_likelihood",
     "general_preference",
+    "hedge",
     "hinge",
     "infonca",
     "inpo",
@@ -85,6 +103,7 @@ __all__ = [
     "loss",
     "mapo",
     "metrics",
+    "mixture_bradley_terry",
     "modpo",
     "names",
     "nash_md",
@@ -94,6 +113,7 @@ __all__ = [
     "npo_unlearning",
     "odds_ratio",
     "p3o",
+    "pickscore",
     "plackett_luce",
     "pro_ranking",
     "ranklist",
@@ -108,9 +128,11 @@ __all__ = [
     "sft_best",
     "sft_gold",
     "slic_calibration",
+    "smooth_hinge",
     "smpo",
     "sparsepo",
     "sppo",
+    "squared_rating",
     "state",
     "tdpo1",
     "tdpo2",
