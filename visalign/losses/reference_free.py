@@ -112,8 +112,13 @@ def mapo(
 
     A tie has a gradient: the margin term falls on both sides with opposite signs, the supervised one on the winner.
     """
-    gap = _bernoulli_root(sharpness * wide(error_win)) - _bernoulli_root(sharpness * wide(error_lose))
-    return wide(error_win) - beta * logsigmoid(timesteps * gap)
+    gap = mapo_gap(error_win, error_lose, sharpness=sharpness, timesteps=timesteps)
+    return wide(error_win) - beta * logsigmoid(gap)
+
+
+def mapo_gap(error_win: Tensor, error_lose: Tensor, *, sharpness: float, timesteps: float) -> Tensor:
+    """What the sigmoid of `mapo` sees, (b,): T (g(m_w) - g(m_l)), above 0 where the winner's error is smaller."""
+    return timesteps * (_bernoulli_root(sharpness * wide(error_win)) - _bernoulli_root(sharpness * wide(error_lose)))
 
 
 def _bernoulli_root(x: Tensor) -> Tensor:
