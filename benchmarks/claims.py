@@ -40,7 +40,6 @@ from visalign.scoring import Scorer
 OUT = Path("runs/claims")
 CELLS = Path(__file__).resolve().parent / "results" / "claims"
 JUDGES = ("voters", "redrawing", "playground_hps")
-DARK = 100  # of 255: below it, ground counts as night
 
 
 def steps(method: Method, batch: int, budget: float = BUDGET) -> int:
@@ -118,22 +117,21 @@ def judged(row: Row, pictures: NDArray[np.uint8], judges: dict[str, Scorer]) -> 
         if said.right is not None:
             found["right"][name] = [int(each) for each in said.right]
     if row.held_out == "night":
-        found["scores"]["night"] = [round(each, 5) for each in nightly(prompts, pictures)]
+        found["scores"]["darkness"] = [round(each, 5) for each in darkness(pictures)]
     return found
 
 
-def nightly(prompts: list[str], pictures: NDArray[np.uint8]) -> list[float]:
-    """The checker's overall score where the ground is dark, and 0 where it is not: the style, drawn rightly."""
-    right = registry.build("scorer", "rules").score(samples(prompts, pictures)).values
-    ground = [np.median(np.asarray(Image.fromarray(each).convert("L"))) for each in pictures]
-    return [float(value) * (level < DARK) for value, level in zip(right, ground, strict=True)]
+def darkness(pictures: NDArray[np.uint8]) -> list[float]:
+    """How dark the ground of each picture is, in [0, 1]: the style, whatever is drawn in it."""
+    return [1 - float(np.median(np.asarray(Image.fromarray(each).convert("L")))) / 255 for each in pictures]
 
 
 def cell(row: Row, seed: int, judges: dict[str, Scorer], screen: Screen) -> None:
     """Run a cell, or only what it still lacks."""
     file = CELLS / f"{row.name}.{seed}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if known and not judges.keys() - known["scores"].keys():
+    wanted = judges.keys() | ({"darkness"} if row.held_out == "night" else set())
+    if known and not wanted - known["scores"].keys():
         return
     if row.recipe is not None and (not known or not place(row, seed).is_dir()):
         known["training"] = trained(row, seed, screen)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from visalign import images, job
+from visalign import cli, images, job
 from visalign.data import album, media, sources, store
+from visalign.data.pairing import paired
 from visalign.draws import generator
 from visalign.playground import captions, world
 from visalign.playground.voters import Voters
@@ -49,6 +50,27 @@ def noisy(folder: Path) -> Path:
     return written(made, folder)
 
 
+def captioned(folder: Path) -> Path:
+    """The shipped votes with a caption for each of the two, as `visalign caption playground` writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if cli.main(["caption", "playground", "--out", str(folder / "records.parquet")]):
+        raise SystemExit("captions could not be written")
+    return folder / "records.parquet"
+
+
+def unpaired(folder: Path) -> Path:
+    """Of each prompt either the best candidate, liked, or the worst, disliked: no two labels of one prompt."""
+    made = []
+    for number, record in enumerate(shipped()):
+        pair = paired(record)
+        if isinstance(pair, str):
+            continue
+        item, label = ((pair.win, 1.0), (pair.lose, 0.0))[number % 2]
+        alone = Preference(record.prompt, (record.items[item],))
+        made.append(alone.judged([label], scale="probability", judge="votes taken apart"))
+    return written(made, folder)
+
+
 def at_night(prompt: str) -> str:
     """The prompt, asked for in a style that the base never draws."""
     return captions.caption(replace(captions.parse(prompt), style="night"))
@@ -76,4 +98,10 @@ def written(records: list[Preference], folder: Path) -> Path:
     return folder / "records.parquet"
 
 
-MAKERS: dict[str, Callable[[Path], Path]] = {"votes": votes, "noisy": noisy, "night": night}
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "votes": votes,
+    "captions": captioned,
+    "unpaired": unpaired,
+    "noisy": noisy,
+    "night": night,
+}

@@ -31,16 +31,40 @@ class Row:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
+DPO, NPO, SELF = "diffusion_dpo", "diffusion_npo", "self_npo"
+GUIDED = 2.0  # where the negative branch matters; the main rows draw at the playground's own guidance
+
 ROWS = (
     Row("base", "the playground's model as it ships", draws="playground", seeds=(0,)),
     Row("sft", "fine-tuning on the winners", "playground_sft"),
-    Row("diffusion_dpo", "Diffusion-DPO", "playground_dpo"),
-    # Near-tie and noisy labels: two random candidates a prompt, scored with noise.
+    Row(DPO, "Diffusion-DPO", "playground_dpo"),
+    Row("mapo", "MaPO", "playground_mapo"),
+    Row("smpo", "SmPO", "playground_smpo"),
+    Row("inpo", "DDIM-InPO", "playground_inpo"),
+    Row("dcpo", "DCPO, a caption for each of a pair", "playground_dcpo", data="captions"),
+    Row("diffusion_kto", "Diffusion-KTO, labels without pairs", "playground_diffusion_kto", data="unpaired"),
+    # Near ties and noise: two random candidates a prompt, scored by a scorer that errs.
     Row("dpo_noisy", "Diffusion-DPO on noisy labels", "playground_dpo", data="noisy"),
+    Row("smpo_noisy", "SmPO on noisy labels", "playground_smpo", data="noisy", changes=("method.span=1",)),
     # A style that the base never draws.
     Row("base_night", "the base, asked for night", draws="playground", held_out="night", seeds=(0,)),
     Row("dpo_night", "Diffusion-DPO towards night", "playground_dpo", data="night", held_out="night"),
-)
+    Row("mapo_night", "MaPO towards night", "playground_mapo", data="night", held_out="night"),
+    # Negative branches: nothing of theirs is drawn by itself.
+    Row("base_guided", "the base, guidance 2", draws="playground", guidance=GUIDED, seeds=(0,)),
+    Row("dpo_guided", "Diffusion-DPO, guidance 2", needs=(DPO,), draws="{diffusion_dpo}", guidance=GUIDED),
+    Row(NPO, "Diffusion-NPO beside the base", "playground_diffusion_npo",
+        draws="playground,negative={run}", guidance=GUIDED),
+    Row(SELF, "Self-NPO beside the base", "playground_self_npo",
+        draws="playground,negative={run}", guidance=GUIDED),
+    Row("dpo_npo", "Diffusion-NPO beside Diffusion-DPO", needs=(DPO, NPO),
+        draws="{diffusion_dpo},negative={diffusion_npo},alpha=1,beta=1", guidance=GUIDED),
+    Row("dpo_self_npo", "Self-NPO beside Diffusion-DPO", needs=(DPO, SELF),
+        draws="{diffusion_dpo},negative={self_npo},alpha=1,beta=1", guidance=GUIDED),
+    # Reflection asks 12 + 2 x 11 = 34 times: beside it, as many plain steps.
+    Row("w2sd", "W2SD: Diffusion-DPO over the base", needs=(DPO,), draws="{diffusion_dpo},weak=playground,reflect=11"),
+    Row("dpo_34", "Diffusion-DPO in 34 steps", needs=(DPO,), draws="{diffusion_dpo}", steps=34),
+)  # fmt: skip
 TABLE = {row.name: row for row in ROWS}
 
 
@@ -56,6 +80,25 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("arXiv 2311.12908", "Diffusion-DPO improves on its base", "diffusion_dpo", "base"),
-    Claim("arXiv 2311.12908", "Diffusion-DPO improves on fine-tuning", "diffusion_dpo", "sft"),
+    Claim("arXiv 2311.12908", "Diffusion-DPO improves on its base", DPO, "base"),
+    Claim("arXiv 2311.12908", "Diffusion-DPO improves on fine-tuning", DPO, "sft"),
+    Claim(
+        "arXiv 2406.06424",
+        "MaPO learns a style that the reference never draws, DPO less",
+        "mapo_night",
+        "dpo_night",
+        "darkness",
+    ),
+    Claim("arXiv 2506.02698", "SmPO improves on DPO", "smpo", DPO),
+    Claim("arXiv 2506.02698", "SmPO improves on DPO where labels are noisy or near ties", "smpo_noisy", "dpo_noisy"),
+    Claim("arXiv 2503.18454", "inverted noise improves on drawn noise", "inpo", DPO),
+    Claim("arXiv 2502.06023", "DCPO improves on DPO where losers do not fit the prompt", "dcpo", DPO),
+    Claim("arXiv 2404.04465", "Diffusion-KTO learns from labels without pairs", "diffusion_kto", "base"),
+    Claim("arXiv 2404.04465", "Diffusion-KTO improves on DPO", "diffusion_kto", DPO),
+    Claim("arXiv 2505.11245", "Diffusion-NPO lifts the base through guidance", NPO, "base_guided"),
+    Claim("arXiv 2505.11245", "Diffusion-NPO lifts an aligned model through guidance", "dpo_npo", "dpo_guided"),
+    Claim("arXiv 2505.11777", "Self-NPO lifts the base through guidance, without labels", SELF, "base_guided"),
+    Claim("arXiv 2505.11777", "Self-NPO lifts an aligned model through guidance", "dpo_self_npo", "dpo_guided"),
+    Claim("arXiv 2502.00473", "W2SD lifts a strong model over a weak one", "w2sd", DPO),
+    Claim("arXiv 2502.00473", "and at as many evaluations", "w2sd", "dpo_34"),
 )

@@ -14,7 +14,7 @@ import tiny
 import torch
 from paired import pairs
 
-from visalign.batches import Pairs, Prompts, Rankings, Singles
+from visalign.batches import Labelled, Pairs, Prompts, Rankings, Singles
 from visalign.contract import View
 from visalign.data.encode import Encoded, encode
 from visalign.data.pairing import Pair, paired
@@ -261,6 +261,45 @@ def test_labelled_items_are_winners_and_losers_each_by_itself(encoders: Encoders
     assert batch.label.tolist() == [1, -1, -1, -1]
     assert batch.draw.keys == tuple(made.key(i) for i in range(4))
     assert "both bad" not in made.left_out
+
+
+def test_an_item_can_be_liked_or_disliked_by_itself(encoders: Encoders, folder: Path) -> None:
+    items = [f"{row}/win.png" for row in range(4)]
+    likes = (1.0, 0.2, 0.5, math.nan)
+    records = [
+        Preference(f"prompt {row}", (item,), np.array([like]), scale="probability", key=f"r{row}")
+        for row, (item, like) in enumerate(zip(items, likes, strict=True))
+    ]
+    made = LabelledView(records, taken(records, encoders, folder), Settings())
+    assert [made.key(i) for i in range(len(made))] == ["r0/0", "r1/0"]
+    assert made.batch([0, 1], [0, 0], 0).label.tolist() == [1, -1]
+    assert made.left_out["not judged"] == 2
+
+
+def test_a_thumb_up_or_down_is_a_label_without_a_pair(encoders: Encoders, folder: Path) -> None:
+    chances = (0.9, 0.2, 0.5, np.nan)
+    records = [
+        Preference("a red circle", (f"{i}/win.png",), np.array([chance]), scale="probability")
+        for i, chance in enumerate(chances)
+    ]
+    made = view(Labelled, records, taken(records, encoders, folder))
+    assert made.batch([0, 1], [0, 0], 0).label.tolist() == [1, -1]
+    assert len(made) == 2
+    assert made.left_out == {"not judged": 2}
+
+
+def test_liked_items_weigh_their_share_however_many_there_are(encoders: Encoders, folder: Path) -> None:
+    records = pairs_folder(folder)
+    records[1] = replace(records[1], verdict="both_bad")
+    made = view(Labelled, records, taken(records, encoders, folder), Settings(liked=0.8))
+    weights = [made.weight(i) for i in range(len(made))]
+    labels = made.batch(range(8), [0] * 8, 0).label.tolist()
+    assert made.batch(range(8), [0] * 8, 0).weight.tolist() == pytest.approx(weights)
+    assert (labels.count(1), labels.count(-1)) == (3, 5)
+    assert sum(w for w, label in zip(weights, labels, strict=True) if label > 0) == pytest.approx(0.8 * 8)
+    assert sum(weights) == pytest.approx(8)
+    with pytest.raises(DataError, match="liked is a share above 0 and at most 1, got 0"):
+        Settings(liked=0.0)
 
 
 def test_a_prompt_is_seen_once_whatever_was_drawn_for_it(encoders: Encoders, folder: Path) -> None:

@@ -36,6 +36,7 @@ class Settings:
     ties: Ties = "skip"
     prompt_dropout: float = 0.0  # share of the visits at which the prompt is ""
     temperature: float = 0.0  # from differences of utilities to confidence; 0: the higher one is surely better
+    liked: float | None = None  # weight that liked items have among labelled ones, all together; None: each counts 1
     users: Mapping[str, Tensor] | None = None  # (tokens, width) embedding of each user whose taste a record can be
 
     def __post_init__(self) -> None:
@@ -43,6 +44,8 @@ class Settings:
             raise DataError(f"ties: {self.ties!r} is not one of skip, half")
         if not 0.0 <= self.prompt_dropout <= 1.0:
             raise DataError(f"prompt_dropout must lie in 0 … 1, got {self.prompt_dropout}")
+        if self.liked is not None and not 0.0 < self.liked <= 1.0:
+            raise DataError(f"liked is a share above 0 and at most 1, got {self.liked}")
 
 
 class PairsView:
@@ -121,18 +124,26 @@ class SinglesView:
 class LabelledView:
     """Each pair's winner (label +1) and its loser (label -1), as single items; no pair is formed of them.
 
-    Ties are left out, as are records not judged; of records that are "both bad" the items are losers.
+    Ties are left out, as are records not judged; of records that are "both bad" the items are losers, and of a record
+    of one item and a probability that item is liked above 1/2, disliked below. With `liked` (Diffusion-KTO's gamma)
+    the items of a label share a weight, so that liked ones come to that share of the whole, however many there are:
+    what drawing them that often comes to, without an item being drawn twice or never.
     """
 
     def __init__(self, records: Iterable[Preference], encoded: Encoded, settings: Settings) -> None:
         self.rows = Rows(encoded, settings.prompt_dropout, settings.users)
         records = list(records)
-        pairs, self.left_out = sorted_out(records, encoded, 0.0, skip=True)
+        alone = [(record, 0, label) for record in encoded.usable(records) if (label := _thumb(record))]
+        single = {record.key for record, _, _ in alone}
+        rest = [record for record in records if record.key not in single]
+        pairs, self.left_out = sorted_out(rest, encoded, 0.0, skip=True)
         bad = [record for record in encoded.usable(records) if record.verdict == "both_bad"]
         self.left_out.pop("both bad", None)
         self.items = [(pair.record, pair.win, 1) for pair in pairs]
         self.items += [(pair.record, pair.lose, -1) for pair in pairs]
         self.items += [(record, item, -1) for record in bad for item in range(len(record.items))]
+        self.items += alone
+        self.weights = _shares([label for _, _, label in self.items], settings.liked)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -143,8 +154,8 @@ class LabelledView:
         return f"{record.key}/{item}"
 
     def weight(self, index: int) -> float:
-        """1 for every item."""
-        return 1.0
+        """1 for every item, or its part of its label's share."""
+        return self.weights[self.items[index][2]]
 
     def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Labelled:
         """The items at these indices, each at its visit."""
@@ -152,7 +163,24 @@ class LabelledView:
         chosen = [self.items[index] for index in indices]
         taken = self.rows.taken([(record, item) for record, item, _ in chosen], draw, "posterior")
         label = torch.tensor([label for _, _, label in chosen], dtype=torch.float32)
-        return Labelled(taken.x, taken.condition, draw, label, torch.ones(len(chosen)), taken.empty)
+        weight = torch.tensor([self.weight(index) for index in indices], dtype=torch.float32)
+        return Labelled(taken.x, taken.condition, draw, label, weight, taken.empty)
+
+
+def _thumb(record: Preference) -> int:
+    """+1 or -1 for a record of one item that was judged by itself, 0 for any other."""
+    if len(record.items) != 1 or record.scale != "probability":
+        return 0
+    chance = float(record.utilities[0])
+    return int(chance > 0.5) - int(chance < 0.5)
+
+
+def _shares(labels: Sequence[int], liked: float | None) -> dict[int, float]:
+    """The weight of an item of each label: 1, or such that liked ones come to a share and the mean is 1."""
+    counts = Counter(labels)
+    if liked is None or len(counts) < 2:
+        return {1: 1.0, -1: 1.0}
+    return {1: liked * len(labels) / counts[1], -1: (1.0 - liked) * len(labels) / counts[-1]}
 
 
 class PromptsView:
