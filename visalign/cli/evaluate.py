@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from . import words
@@ -25,8 +26,8 @@ def add(commands: words.Commands) -> None:
 
 
 def short(models: list[str]) -> list[str]:
-    """The last part of each path, where that tells them apart."""
-    last = [model.rstrip("/").split("/")[-1] for model in models]
+    """The last part of each path, those among the options too, where that tells them apart."""
+    last = [re.sub(r"[^,=+]*/(?=[^,+])", "", model.rstrip("/")) for model in models]
     return last if len(set(last)) == len(last) else models
 
 
