@@ -15,11 +15,13 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .aesthetic import Aesthetic as Aesthetic
     from .clipscore import CLIPIQA as CLIPIQA
     from .clipscore import CLIPScore as CLIPScore
+    from .ensemble import Ensemble as Ensemble
     from .hpsv2 import HPSv2 as HPSv2
     from .image_reward import ImageReward as ImageReward
     from .mps import MPS as MPS
     from .personal import Personal as Personal
     from .pickscore import PickScore as PickScore
+    from .playground import PlaygroundHPS as PlaygroundHPS
     from .rules import Redrawing as Redrawing
     from .rules import Rules as Rules
     from .rules import Taste as Taste

@@ -11,8 +11,6 @@ import torch
 from rehearsal import Nursery
 from safetensors.torch import load_file
 
-from visalign import registry
-
 RUN = ("batch=4", "steps=2", "save_every=0", "optimizer.lr=1e-3", "optimizer.eps=1e-6")
 
 
@@ -32,7 +30,7 @@ def moved(nursery: Nursery, out: Path, name: str, ranks: int) -> list[torch.Tens
     return [load_file(out / f"rank-{rank}.safetensors")["moved"] for rank in range(ranks)]
 
 
-@pytest.mark.parametrize("name", sorted(registry.TABLE["method"]))
+@pytest.mark.parametrize("name", sorted(methods.DENOISING))
 def test_two_processes_go_where_one_goes(nursery: Nursery, tmp_path: Path, name: str) -> None:
     """To the bit between the two; against one, sums are made in another order: 1e-3 of the distance moved."""
     (one,) = moved(nursery, tmp_path / "one", name, ranks=1)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .diffusion_npo import DiffusionNPO as DiffusionNPO
     from .inpo import InPO as InPO
     from .mapo import MaPO as MaPO
+    from .ppd import PPD as PPD
+    from .reward_model import RewardModelling as RewardModelling
     from .self_npo import SelfNPO as SelfNPO
     from .sft import SFT as SFT
     from .smpo import SmPO as SmPO

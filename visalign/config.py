@@ -1,37 +1,21 @@
-"""Settings of a run: YAML and dotted changes to frozen dataclasses, strictly.
-
-An unknown key, a value of the wrong type or one out of range is a `ConfigError` that names the dotted path, what was
-given and what was expected. YAML 1.1 reads `1e-6` as a string (it wants `1.0e-6`), so float fields take such strings.
-"""
+"""Settings of a run: YAML and dotted changes to frozen dataclasses, strictly (see `strict`)."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-import types
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
-T = TypeVar("T")
+from .strict import ConfigError as ConfigError
+from .strict import between, check_ranges, joined, refuse
+from .strict import fill as fill
+from .strict import suggestion as suggestion
+
 RECIPES = "visalign.configs"
-EXPECTED = {float: "a number", int: "a whole number", bool: "true or false", str: "text", Path: "a path"}
-NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; one line that says which, why and what would do."""
-
-
-def between(default: T, low: float, high: float = math.inf, *, open_low: bool = False) -> T:
-    """A number field with its range: low … high, `low` itself excluded if `open_low`."""
-    made: T = field(default=default, metadata={"range": (low, high, open_low)})
-    return made
 
 
 @dataclass(frozen=True)
@@ -39,7 +23,7 @@ class Model:
     """Which model is trained, and which of its weights."""
 
     folder: str = "playground"  # a diffusers folder, a name the registry knows, or a hub id if downloads are allowed
-    train: Literal["lora", "full"] = "lora"
+    train: Literal["lora", "full", "user"] = "lora"  # user: new attention to the users of data.users, as PPD
     rank: int = between(16, 1)
     alpha: float | None = between(None, 0.0, open_low=True)  # None: the rank, so that LoRA's factor is 1
     attention: Literal["auto", "sdpa", "xformers", "flash"] = "auto"
@@ -47,6 +31,7 @@ class Model:
     checkpointing: bool = False  # of activations: less memory, a third more time, the same gradients
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen weights; what is trained is always fp32
     allow_download: bool = False
+    network: Mapping[str, Any] = field(default_factory=dict)  # of a reward model: {name: open_clip, image_blocks: 20}
 
 
 @dataclass(frozen=True)
@@ -60,6 +45,7 @@ class Data:
     prompt_dropout: float = between(0.0, 0.0, 1.0)
     max_bad: float = between(0.01, 0.0, 1.0)  # share of records that may be quarantined
     cache: Path | None = None  # of latents and text states; None: beside the records
+    liked: float | None = between(None, 0.0, 1.0, open_low=True)  # weight of liked pictures among labelled ones, in all
     users: Path | None = None  # safetensors with each user's embedding (tokens, width), for personalised methods
     temperature: float = between(0.0, 0.0)  # from utility differences to probabilities; 0: the higher one is better
 
@@ -125,7 +111,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Ranges, of this and of every part, also where the run was made in code."""
-        _check_ranges(self, "")
+        check_ranges(self)
         if self.batch % self.micro_batch:
             raise ConfigError(f"batch ({self.batch}) must be a multiple of micro_batch ({self.micro_batch})")
         if "name" not in self.method:
@@ -140,28 +126,6 @@ def load(source: str | Path | None, changes: Iterable[str] = ()) -> Run:
     if isinstance(values.get("method"), str):
         values["method"] = {"name": values["method"]}
     return fill(Run, values, "")
-
-
-def fill(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a mapping: every key known, every value of the field's type. `where` is its dotted path."""
-    hints = get_type_hints(kind)
-    known = {each.name: each for each in fields(kind) if each.init}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"unknown setting {_join(where, str(key))}{suggestion(str(key), known)}")
-    given = {key: _coerced(value, hints[key], _join(where, key)) for key, value in values.items()}
-    optional = {name for name, each in known.items() if (each.default, each.default_factory) != (MISSING, MISSING)}
-    missing = sorted(known.keys() - optional - given.keys())
-    if missing:
-        raise ConfigError(f"{where or kind.__name__} needs {', '.join(missing)}")
-    return kind(**given)
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """'; did you mean x? Known: …' for a name that is not among the known ones."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f"; did you mean {close[0]}?" if close else ";") + f" Known: {', '.join(known)}"
 
 
 def plain(value: Any) -> Any:
@@ -184,7 +148,7 @@ def flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Nested settings by their dotted paths."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        path = _join(where, str(key))
+        path = joined(where, str(key))
         found.update(flat(value, path) if isinstance(value, Mapping) else {path: value})
     return found
 
@@ -194,7 +158,7 @@ def _read(source: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(_text(source)) or {}
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
-    return values if isinstance(values, dict) else _refuse(values, "settings (key: value)", str(source))
+    return values if isinstance(values, dict) else refuse(values, "settings (key: value)", str(source))
 
 
 def _text(source: str | Path) -> str:
@@ -230,72 +194,3 @@ def _apply(values: dict[str, Any], change: str) -> None:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"{path}: {text!r} is not a YAML value") from None
-
-
-def _coerced(value: Any, kind: Any, where: str) -> Any:
-    """`value` as the type `kind`, or a ConfigError that names where, what was given and what was expected."""
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return _coerced_union(value, args, where)
-    if origin is Literal:
-        value = "no" if value is False and "no" in args else value  # YAML 1.1 reads a bare `no` as false
-        return value if value in args else _refuse(value, f"one of {', '.join(map(str, args))}", where)
-    if origin is tuple:
-        return _coerced_tuple(value, args, where)
-    if is_dataclass(kind) and isinstance(kind, type) and not isinstance(value, kind):
-        return fill(kind, value, where) if isinstance(value, Mapping) else _refuse(value, "settings", where)
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        return dict(value) if isinstance(value, Mapping) else _refuse(value, "settings (key: value)", where)
-    return _coerced_scalar(value, kind, where)
-
-
-def _coerced_scalar(value: Any, kind: Any, where: str) -> Any:
-    if kind is float and _reads_as_number(value):
-        return float(value)
-    if kind is Path and isinstance(value, str):
-        return Path(value)
-    if kind in EXPECTED and not (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):
-        _refuse(value, EXPECTED[kind], where)  # the second half: True is an int to Python, not to us
-    return value  # also of a type of its own, such as a method's loss: whoever owns it reads it
-
-
-def _reads_as_number(value: Any) -> bool:
-    return re.fullmatch(NUMBER, str(value)) is not None and isinstance(value, str | int | float)
-
-
-def _coerced_union(value: Any, kinds: Sequence[Any], where: str) -> Any:
-    if value is None and type(None) in kinds:
-        return None
-    inner = [kind for kind in kinds if kind is not type(None)]
-    if len(inner) == 1:
-        return _coerced(value, inner[0], where)
-    return value if any(isinstance(value, get_origin(kind) or kind) for kind in inner) else _refuse(value, inner, where)
-
-
-def _coerced_tuple(value: Any, args: Sequence[Any], where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        _refuse(value, "a list, as in [a, b]", where)
-    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-    if len(kinds) != len(value):
-        _refuse(value, f"a list of {len(kinds)}", where)
-    return tuple(_coerced(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(value, kinds, strict=True)))
-
-
-def _refuse(value: Any, expected: Any, where: str) -> NoReturn:
-    raise ConfigError(f"{where}: expected {expected}, got {value!r} ({type(value).__name__})")
-
-
-def _check_ranges(part: Any, where: str) -> None:
-    for each in fields(part):
-        value, path = getattr(part, each.name), _join(where, each.name)
-        if is_dataclass(value):
-            _check_ranges(value, path)
-        elif "range" in each.metadata and value is not None:
-            low, high, open_low = each.metadata["range"]
-            if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
-                bound = f"{'above' if open_low else 'at least'} {low}" + (f" and at most {high}" * (high < math.inf))
-                raise ConfigError(f"{path} must be {bound}, got {value!r}")
-
-
-def _join(where: str, name: str) -> str:
-    return f"{where}.{name}" if where else name

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import config, registry
+from .. import config, registry, reward_job
 from ..config import ConfigError, Run
 from ..models import architectures, attention, cost
 from ..models.folder import DTYPES, Folder, FolderError
@@ -31,6 +31,10 @@ def show(run: Run) -> int:
     from .screen import Screen
 
     screen = Screen()
+    if reward_job.concerns(run):
+        screen.say(config.to_yaml(run))
+        screen.table("What it learns from", ["", ""], reward_job.plan(run))
+        return 0
     method: Method = registry.build("method", run.method)
     base = known(run)
     shape = shaped(run, method, base)

@@ -8,6 +8,7 @@ from . import words
 
 if TYPE_CHECKING:
     from ..job import Outcome
+    from ..reward_job import Rewarded
     from .screen import Screen
 
 EXAMPLE = "visalign train playground_dpo optimizer.lr=2e-5 method.beta=2000 out=runs/mine"
@@ -32,16 +33,17 @@ def run(given: Any) -> int:
         from . import plan
 
         return plan.show(settings)
-    from .. import job
+    from .. import job, reward_job
     from .screen import Screen
 
     screen = Screen(silent=not words.first_process())
-    outcome = job.train(settings, screen, resume=not given.no_resume)
+    train = reward_job.train if reward_job.concerns(settings) else job.train
+    outcome: Outcome | Rewarded = train(settings, screen, resume=not given.no_resume)
     summarize(outcome, screen)
     return 130 if outcome.summary.stopped == "signal" else 0
 
 
-def summarize(outcome: Outcome, screen: Screen) -> None:
+def summarize(outcome: Outcome | Rewarded, screen: Screen) -> None:
     """How it ended, what each metric should look like, and where everything is."""
     from ..metrics import HEALTHY
 
@@ -63,7 +65,8 @@ def summarize(outcome: Outcome, screen: Screen) -> None:
         screen.warn(f"stopped early: {summary.why}")
     if summary.stopped == "signal":
         screen.warn("stopped by a signal after a checkpoint; the same command goes on from there")
-    screen.say(f"attention: {outcome.attention.resolved} ({outcome.attention.reason})")
+    if outcome.attention is not None:
+        screen.say(f"attention: {outcome.attention.resolved} ({outcome.attention.reason})")
     screen.say(
         f"{summary.steps} steps on {summary.records} records in {summary.seconds:.0f} s; weights in {outcome.weights}"
     )

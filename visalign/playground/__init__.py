@@ -14,3 +14,8 @@ STEPS = 12
 def folder() -> Path:
     """The shipped text-to-image model: a folder that `StableDiffusionPipeline.from_pretrained` loads."""
     return Path(__file__).resolve().parent / "weights" / "text_to_image"
+
+
+def scorer_folder() -> Path:
+    """The shipped learned scorer: a folder as open_clip's "local-dir:" loads it."""
+    return Path(__file__).resolve().parent / "weights" / "scorer"
