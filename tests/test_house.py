@@ -46,7 +46,20 @@ HEAVY = {
 
 # A part of the hub imports its own floor and those below. A part that is not listed is a door: nothing imports it.
 FLOORS = {
-    1: ("losses", "process", "records", "draws", "images", "batches", "scoring", "writers", "config", "schedule"),
+    1: (
+        "losses",
+        "process",
+        "records",
+        "draws",
+        "images",
+        "batches",
+        "scoring",
+        "transforms",
+        "writers",
+        "strict",
+        "config",
+        "schedule",
+    ),
     2: ("contract",),
     3: (
         "diffusion",

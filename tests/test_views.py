@@ -289,8 +289,10 @@ def test_a_thumb_up_or_down_is_a_label_without_a_pair(encoders: Encoders, folder
 
 
 def test_liked_items_weigh_their_share_however_many_there_are(encoders: Encoders, folder: Path) -> None:
-    records = pairs_folder(folder)
-    records[1] = replace(records[1], verdict="both_bad")
+    verdicts = ("first", "both_bad", "second", "first")
+    records = [
+        replace(each, verdict=said) for each, said in zip(pairs(folder, 4, size=(23, 18)), verdicts, strict=True)
+    ]
     made = view(Labelled, records, taken(records, encoders, folder), Settings(liked=0.8))
     weights = [made.weight(i) for i in range(len(made))]
     labels = made.batch(range(8), [0] * 8, 0).label.tolist()

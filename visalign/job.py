@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import config, engine, registry
+import torch
+from torch import Tensor
+
+from . import config, engine, personal, registry
 from .batches import Prompts
 from .config import ConfigError, Run
 from .contract import Method, View
@@ -22,8 +26,9 @@ from .models import publish
 from .models.attention import Resolution
 from .models.folder import DTYPES, Folder
 from .models.unet import UNetDenoiser
+from .models.users import Shape, Users
 from .records import Preference
-from .sampling import pictures
+from .sampling import Painter, pictures
 
 
 class Progress(Protocol):
@@ -96,21 +101,29 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
         encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device)
     texts_only = method.batch_type is Prompts
     encoded = encoded_once(run, records, root, encoders, ranks, screen, texts_only=texts_only)
-    view = views.view(method.batch_type, records, encoded, view_settings(run))
+    settings = view_settings(run)
+    view = views.view(method.batch_type, records, encoded, settings)
     del encoders  # they have done their work; the denoiser needs the room
     with screen.stage("load the denoiser"):
-        model = denoiser(run, folder, method, ranks)
+        model = denoiser(run, folder, method, ranks, settings.users)
     return Parts(method, folder, view, encoded, model)
 
 
 def view_settings(run: Run) -> views.Settings:
     """How the run wants its records made into batches."""
     how = run.data
+    if (run.model.train == "user") != (how.users is not None):
+        raise ConfigError(
+            f"model.train=user and data.users=FILE go together: the new layers are told the users' embeddings; got "
+            f"model.train={run.model.train}, data.users={how.users}"
+        )
     users = None if how.users is None else sources.users(how.users)
-    return views.Settings(how.ties, how.prompt_dropout, how.temperature, users)
+    return views.Settings(how.ties, how.prompt_dropout, how.temperature, how.liked, users)
 
 
-def denoiser(run: Run, folder: Folder, method: Method, ranks: Ranks) -> UNetDenoiser:
+def denoiser(
+    run: Run, folder: Folder, method: Method, ranks: Ranks, users: Mapping[str, Tensor] | None = None
+) -> UNetDenoiser:
     """The folder's denoiser as the run wants it trained, with the reference that the method asks for."""
     how = run.model
     model = folder.denoiser(
@@ -124,6 +137,7 @@ def denoiser(run: Run, folder: Folder, method: Method, ranks: Ranks) -> UNetDeno
         checkpointing=how.checkpointing,
         device=ranks.device,
         seed=run.seed,
+        users=None if users is None else Shape.of(next(iter(users.values()))),
     )
     if run.compile:
         model.compile_networks()
@@ -196,11 +210,15 @@ class Watch:
         asked, model = self.run.validation, self.parts.model
         device = next(model.parameters()).device
         encoders = self.parts.folder.encoders(DTYPES[self.run.model.dtype], device)
+        painter: Painter = encoders
+        if isinstance(model.weights, Users):  # nobody's taste, which becomes everybody's
+            shape = model.weights.shape
+            painter = personal.Addressed(encoders, torch.zeros(shape.tokens, shape.width))
         size = (self.run.data.resolution, self.run.data.resolution)
         seeds = [asked.seed + place for place in range(len(asked.prompts))]
         model.eval()
         drawn = pictures(
-            encoders, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
+            painter, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
             device=device,
         )  # fmt: skip
         shots = [report.Shot("", picture) for batch in drawn for picture in batch]
