@@ -21,7 +21,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "flow")
 
 def lost(name: str, given: Any, prediction: str = "epsilon", **model: Any) -> tuple[Any, Any]:
     """The loss of a fresh method and the denoiser that it was asked of."""
-    denoiser = methods.denoiser(prediction, **model)
+    denoiser = methods.model_of(name, prediction, **model)
     return Step(methods.method(name), denoiser)(given), denoiser
 
 
@@ -37,12 +37,12 @@ def gradient(loss: Any, model: Any) -> Tensor:
 def test_the_first_step_has_a_gradient(name: str, prediction: str) -> None:
     """Also where policy and reference are still the same."""
     made = methods.method(name)
-    model = methods.denoiser(prediction)
+    model = methods.model_of(name, prediction)
     with torch.no_grad():
         for weight_name, weight in model.trainable().items():
-            if "lora_B" in weight_name:
+            if "lora_B" in weight_name or "processor.to_v" in weight_name:
                 weight.zero_()
-    loss = Step(made, model)(methods.batch(made.batch_type))
+    loss = Step(made, model)(methods.given(name))
     assert loss.each.shape == (4,)
     assert torch.isfinite(loss.each).all()
     assert float(gradient(loss, model).norm()) > 0
@@ -50,7 +50,7 @@ def test_the_first_step_has_a_gradient(name: str, prediction: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(EVERY) - COUPLED))
 def test_a_batch_of_four_is_four_batches_of_one(name: str) -> None:
-    given = methods.batch(methods.method(name).batch_type)
+    given = methods.given(name)
     together, model = lost(name, given)
     apart = [lost(name, methods.part(given, [row]))[0] for row in range(4)]
     assert torch.allclose(together.each, torch.cat([one.each for one in apart]), rtol=1e-10, atol=1e-10)
@@ -66,9 +66,8 @@ def test_a_batch_of_four_is_four_batches_of_one(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_it_is_a_function_of_its_batch(name: str) -> None:
     """Twice the same numbers, and others at another visit: no global generator, nothing carried over by the model."""
-    kind = methods.method(name).batch_type
-    once, again = (lost(name, methods.batch(kind))[0].each for _ in range(2))
-    later = lost(name, methods.batch(kind, visit=1))[0].each
+    once, again = (lost(name, methods.given(name))[0].each for _ in range(2))
+    later = lost(name, methods.given(name, visit=1))[0].each
     assert torch.equal(once, again)
     assert not torch.equal(once, later)
 
@@ -76,10 +75,10 @@ def test_it_is_a_function_of_its_batch(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_it_costs_what_it_says(name: str) -> None:
     made = methods.method(name)
-    counted = methods.Counted(methods.denoiser())
+    counted = methods.Counted(methods.model_of(name))
     visits = 1 if float(made.passes.free).is_integer() else 40
     for visit in range(visits):
-        Step(made, counted)(methods.batch(made.batch_type, visit=visit))
+        Step(made, counted)(methods.given(name, visit))
     told = made.passes
     assert counted.with_gradient / (4 * visits) == told.policy
     assert counted.free / (4 * visits) == pytest.approx(told.free, rel=0 if visits == 1 else 0.1)
@@ -87,7 +86,7 @@ def test_it_costs_what_it_says(name: str) -> None:
 
 @pytest.mark.parametrize("name", [each for each in EVERY if methods.method(each).batch_type is Pairs])
 def test_swapping_the_two_of_a_pair_negates_the_margin(name: str) -> None:
-    given = methods.pairs()
+    given = methods.given(name)
     scores = None if given.scores is None else given.scores.flip(1)
     swapped = replace(given, win=given.lose, lose=given.win, condition=halves(given.condition), scores=scores)
     margin, other = (lost(name, each)[0].metrics["margin"] for each in (given, swapped))

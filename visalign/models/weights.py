@@ -114,7 +114,7 @@ class Lora(nn.Module):
                 setattr(layer, switch, back)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The adapters' parameters, kept in float32 whatever the dtype of the network."""
+        """The adapters' parameters, kept in float32 at least whatever the dtype of the network."""
         found = self._of(ADAPTER)
         for each in found.values():
             each.requires_grad_(True)
@@ -131,7 +131,7 @@ class Lora(nn.Module):
         named = self.network.named_parameters()
         found = {name: each for name, each in named if "lora_" in name and f".{adapter}." in name}
         for each in found.values():
-            each.data = each.data.float()
+            each.data = each.data.to(torch.promote_types(each.dtype, torch.float32))
         return found
 
     def adapters(self) -> dict[str, Tensor]:
