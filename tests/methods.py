@@ -25,8 +25,20 @@ STABLE = {
     "steps_offset": 1,
 }  # fmt: skip
 
+
+class Bright:
+    """A latent scorer: the brighter the better, whatever the prompt."""
+
+    asks = 0
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return 20 * x_t.flatten(1).mean(1)
+
+
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
-SMALL: dict[str, dict[str, Any]] = {}
+SMALL: dict[str, dict[str, Any]] = {
+    "spo": {"steps": 4, "divert": 1, "candidates": 2, "threshold": 0.0, "scorer": Bright()},
+}
 # What is trained, where a method cannot train LoRA.
 TRAIN: dict[str, str] = {}
 
@@ -37,6 +49,7 @@ DENOISING = [name for name in registry.TABLE["method"] if registry.load("method"
 VARIANTS: dict[str, dict[str, Any]] = {
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
     "self_npo guided": {"name": "self_npo", "negative_scale": -5.0},
+    "spo of the negative branch": {"name": "spo", "trains": "negative"},
 }
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .self_npo import SelfNPO as SelfNPO
     from .sft import SFT as SFT
     from .smpo import SmPO as SmPO
+    from .spo import SPO as SPO
 
 
 def __getattr__(name: str) -> Any:

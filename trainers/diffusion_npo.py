@@ -1,4 +1,5 @@
-"""Diffusion-NPO: Wang et al., "Diffusion-NPO: Negative Preference Optimization …", arXiv 2505.11245."""
+"""Diffusion-NPO: Wang et al., "Diffusion-NPO: Negative Preference Optimization for Better Preference Aligned Generation
+of Diffusion Models", arXiv 2505.11245."""
 
 from __future__ import annotations
 

@@ -95,6 +95,33 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class LatentScorer(Protocol):
+    """A judge of pictures that are still noisy: what a scorer is for finished ones."""
+
+    @property
+    def asks(self) -> int:
+        """How many pictures go through the denoiser for one score; 0 if it looks for itself."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """(n,) scores of x_t (n, ...) at times t (n,), without gradient: higher is better, NaN where it cannot say.
+
+        The sigmoid of two scores' difference is the probability that the first is better.
+        """
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """A latent scorer that needs more than latents: it judges one batch, once it knows the model and the words."""
+
+    @property
+    def asks(self) -> int:
+        """As of a LatentScorer."""
+
+    def of(self, model: Denoiser, texts: Sequence[str]) -> LatentScorer:
+        """The judge of n noisy pictures whose prompts are these n, in this order."""
+
+
+@runtime_checkable
 class Following(Protocol):
     """A method of Reference.EMA: it says how slowly its reference follows what is trained."""
 

@@ -55,6 +55,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "reward_model": Entry("visalign.trainers.reward_model:RewardModelling", "a scorer from votes"),
         "smpo": Entry("visalign.trainers.smpo:SmPO", "SmPO, by scores, on inverted pictures (arXiv 2506.02698)"),
         "self_npo": Entry("visalign.trainers.self_npo:SelfNPO", "Self-NPO, without any data (arXiv 2505.11777)"),
+        "spo": Entry("visalign.trainers.spo:SPO", "SPO, step by step on its own drawings (arXiv 2406.04314)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
     "scorer": {
@@ -90,6 +91,10 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     },
     "rewriter": {
         "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or something near it"),
+    },
+    "latent_scorer": {
+        "playground": Entry("visalign.playground.step_judge:StepJudge", "what the voters will think of a noisy picture"),
+        "decoded": Entry("visalign.decoded:Decoded", "any scorer, on what the reference makes of a noisy picture"),
     },
 }
 GROUPS = {kind: f"visalign.{kind}s" for kind in TABLE}

@@ -82,11 +82,11 @@ class Example:
     flaws: tuple[str, ...]
 
 
-def example(seed: int, index: int, flaws: dict[str, float] | None = None) -> Example:
+def example(seed: int, index: int, flaws: dict[str, float] | None = None, split: str = "train") -> Example:
     """The corpus's picture number `index`: a pure function of its arguments; `flaws` gives each flaw's share."""
     random = np.random.Generator(np.random.Philox(key=[seed, 1000 + index]))
     wanted = scene(random)
-    while split_of(wanted) != "train":
+    while split_of(wanted) != split:
         wanted = scene(random)
     shares = FLAWS if flaws is None else flaws
     struck = tuple(name for name, share in shares.items() if random.random() < share)
