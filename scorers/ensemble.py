@@ -61,7 +61,7 @@ class Member:
 def transform_of(spec: Any) -> Transform | None:
     """A transform from {name: zscore, mean: 22, std: 1.2}, from a bare name, or one that is made already."""
     if spec is None or (callable(spec) and not isinstance(spec, type)):
-        return spec  # type: ignore[no-any-return]
+        return spec
     given = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = str(given.pop("name", ""))
     if name not in TRANSFORMS:
@@ -105,7 +105,8 @@ class Ensemble:
         valid = ~table.isnan().any(0)
         values = torch.full((len(samples),), torch.nan, dtype=torch.float64)
         combination: Callable[..., Tensor] = COMBINATIONS[self.combine]
-        values[valid] = combination(table[:, valid], sigma[:, valid], **self.settings)
+        if bool(valid.any()):
+            values[valid] = combination(table[:, valid], sigma[:, valid], **self.settings)
         reasons = {row: f"{name}: {why}" for name, (_, said) in found.items() for row, why in said.reasons.items()}
         aspects = dict(zip(found, table, strict=True))
         return Scores(values, aspects, sigma=table.std(0, correction=0), valid=valid, reasons=reasons)

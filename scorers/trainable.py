@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from visalign.batches import Comparisons
 from visalign.contract import Rated
 from visalign.models.reward_heads import Cosine, Head, head_of
 
-from .clip import DTYPES, OpenClip, open_clip_config, open_clip_network, unit_vectors
+from .clip import OpenClip, open_clip_config, open_clip_network, unit_vectors
 from .preprocess import Crop, Geometry, Letterbox
 
 CONFIG, WEIGHTS, VOCABULARY = "open_clip_config.json", "open_clip_model.safetensors", ("vocab.json", "merges.txt")
@@ -49,14 +50,13 @@ class OpenClipReward(nn.Module):
         text_blocks: int | None = None,
         geometry: Literal["letterbox", "crop"] = "letterbox",
         head: Mapping[str, Any] | str = "cosine",
-        dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
         seed: int = 0,
     ) -> None:
         super().__init__()
         path = shipped() if weights == "playground" else Path(weights).expanduser()
         self.folder = path if path.is_dir() else None
         self.config = open_clip_config(config if config is not None else str(_own(path) / CONFIG))
-        self.network = open_clip_network(self.config, path / WEIGHTS if path.is_dir() else path, DTYPES[dtype]).float()
+        self.network = open_clip_network(self.config, path / WEIGHTS if path.is_dir() else path, torch.float32)
         self.tokenizer = OpenClip(self.network, vocabulary(path, self.network.context_length)).tokenizer
         self.geometry: Geometry = GEOMETRIES[geometry](self.config["vision_cfg"].get("image_size", 224))
         self.head: Head = head_of(head, int(self.config["embed_dim"]), seed)
@@ -82,7 +82,8 @@ class OpenClipReward(nn.Module):
 
     def scale(self) -> Tensor:
         """exp(logit_scale), at most 100."""
-        return self.network.logit_scale.float().clamp(max=LARGEST).exp()
+        factor: Tensor = self.network.logit_scale.float().clamp(max=LARGEST).exp()
+        return factor
 
     def save(self, folder: Path) -> None:
         """Config, weights and vocabulary; the head, where it has any weights, in head.safetensors."""

@@ -86,7 +86,8 @@ class Paired:
     @classmethod
     def of(cls, batch: Comparisons) -> Paired:
         """The pairs of a batch."""
-        first, second = torch.triu_indices(*batch.confidence.shape[1:], offset=1, device=batch.confidence.device)
+        many = batch.confidence.shape[1]
+        first, second = torch.triu_indices(many, many, offset=1, device=batch.confidence.device)
         chance = batch.confidence[:, first, second]
         known, turned = ~chance.isnan(), chance < 0.5
         confidence = torch.where(known, torch.maximum(chance, 1 - chance), 0.5)

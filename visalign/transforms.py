@@ -172,7 +172,8 @@ def harmonic(values: Tensor, sigma: Tensor | None = None, *, balance: float = 0.
     if bool((values < 0).any()):
         raise ValueError("the harmonic reward is for rewards of 0 and more: use transforms that keep to that")
     first, second = values + HARMONIC_GUARD
-    return 1 / (balance / first + (1 - balance) / second)
+    reward: Tensor = 1 / (balance / first + (1 - balance) / second)
+    return reward
 
 
 COMBINATIONS: Mapping[str, Callable[..., Tensor]] = {

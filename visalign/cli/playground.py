@@ -26,8 +26,9 @@ def add(commands: words.Commands) -> None:
     look.add_argument("--out", default="runs/playground", metavar="DIR", help="where to (runs/playground)")
     build_example = "visalign playground build --out runs/playground_model"
     build = words.command(
-        jobs, "build", "train the playground's models anew: about an hour on two cores", build_example, make
+        jobs, "build", "train the playground's base anew, an hour on two cores, or its scorer", build_example, make
     )
+    build.add_argument("--only", choices=("base", "scorer"), default="base", help="which of the two (base)")
     build.add_argument("--seed", type=int, default=0, help="of the corpus and the training (0)")
     build.add_argument("--out", default="runs/playground_model", metavar="DIR", help="where to (runs/playground_model)")
     elect_example = "visalign playground users --out runs/playground_users"
@@ -80,9 +81,14 @@ def make(given: Any) -> int:
     from ..playground import build
     from .screen import Screen
 
-    screen = Screen()
-    build.build(Path(given.out), seed=given.seed, say=screen.say)
-    screen.say(f"built in {given.out}")
+    screen, made = Screen(), Path(given.out)
+    if given.only == "scorer":
+        from .. import scorer_build
+
+        made = scorer_build.build(made, screen, seed=given.seed)
+    else:
+        build.build(made, seed=given.seed, say=screen.say)
+    screen.say(f"built in {made}")
     return 0
 
 

@@ -46,7 +46,8 @@ def pickscore(score_win: Tensor, score_lose: Tensor, confidence: Number) -> Tens
     certain = torch.as_tensor(confidence, dtype=wide(score_win).dtype, device=score_win.device)
     entropy = torch.special.entr(certain) + torch.special.entr(1 - certain)
     gap = difference(score_win, score_lose)
-    return torch.lerp(log1pexp(gap), log1pexp(-gap), certain) - entropy
+    divergence: Tensor = torch.lerp(log1pexp(gap), log1pexp(-gap), certain) - entropy
+    return divergence
 
 
 def _given_margin(margin: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Linear(nn.Module):
     def read_off(self, images: Tensor, texts: Tensor) -> Tensor:
         """(b, K, outputs)."""
         told = texts[:, None].expand_as(images)
-        return self.read(torch.cat([images, told, math.sqrt(images.shape[-1]) * images * told], -1))
+        found: Tensor = self.read(torch.cat([images, told, math.sqrt(images.shape[-1]) * images * told], -1))
+        return found
 
     def forward(self, images: Tensor, texts: Tensor, *, scale: Tensor, user: Tensor | None) -> Rated:
         """The scores."""
