@@ -8,7 +8,7 @@ that is (1 - alpha - beta) base + alpha policy + beta negative, which is the pol
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,20 +54,24 @@ def negative_mix(base: Mix, policy: Mix, negative: Mix, *, alpha: float = 1.0, b
     )
 
 
-def combined(*terms: tuple[float, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The weighed sum of state dicts, summed in float32 at least; those of one term at coefficient 1 are its own.
+def combined(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The weighed sum of state dicts, summed in float32 at least and returned in the first one's dtypes.
+
+    Terms are taken one at a time, so that not all need be in memory together.
 
     Raises:
-        ValueError: for states of different networks, naming the first weight that differs.
+        ValueError: for states of different networks, naming a weight that differs.
     """
-    (first, start), *rest = terms
-    total = {name: first * each.to(torch.promote_types(each.dtype, torch.float32)) for name, each in start.items()}
-    for factor, state in rest:
-        for name in start.keys() | state.keys():
-            if name not in start or name not in state or start[name].shape != state[name].shape:
+    each_term = iter(terms)
+    factor, state = next(each_term)
+    dtypes = {name: each.dtype for name, each in state.items()}
+    total = {name: factor * each.to(torch.promote_types(each.dtype, torch.float32)) for name, each in state.items()}
+    for factor, state in each_term:
+        for name in sorted(total.keys() | state.keys()):
+            if name not in total or name not in state or total[name].shape != state[name].shape:
                 raise ValueError(f"weights of different networks cannot be mixed: they differ in {name}")
             total[name] += factor * state[name].to(total[name].dtype)
-    return {name: each.to(start[name].dtype) for name, each in total.items()}
+    return {name: each.to(dtypes[name]) for name, each in total.items()}
 
 
 class Role(nn.Module):
@@ -157,10 +161,10 @@ def summed(full: Mapping[Path, float], dtype: torch.dtype) -> Any:
     """The UNet of a weighed sum of folders' UNets, summed in float32; FolderError if they are of different shapes."""
     if list(full.values()) == [1.0]:
         return Folder(next(iter(full))).unet(dtype)
-    networks = [(weight, Folder(path).unet()) for path, weight in full.items()]
     try:
-        state = combined(*((weight, network.state_dict()) for weight, network in networks))
+        state = combined((weight, Folder(path).unet().state_dict()) for path, weight in full.items())
     except ValueError as error:
         raise FolderError(f"{', '.join(map(str, full))}: {error}") from None
-    networks[0][1].load_state_dict(state)
-    return networks[0][1].to(dtype)
+    network = Folder(next(iter(full))).unet(dtype)
+    network.load_state_dict(state)
+    return network

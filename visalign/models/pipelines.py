@@ -98,6 +98,9 @@ def ddim_pipeline(folder: Folder, role: Role) -> Any:
     from diffusers import DDIMScheduler
 
     pipe = folder.pipeline(unet=role.network, **absent_parts(folder))
+    for name, part in pipe.components.items():
+        if isinstance(part, nn.Module) and name != "unet":
+            part.to(role.device, role.dtype)
     pipe.unet = role
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -196,11 +199,12 @@ class Reflected:
                 return x
             t, to = down.timesteps[place], down.timesteps[place + 1]
             now = t.expand(len(x))
-            lower = down.step(strong(x, now), t, x, eta=0.0).prev_sample
-            answer = weak(lower, now)
-            if self.reflection.variant == "release":  # diffusers' inverse is told its destination, and this is not it
-                return Tensor(up.step(answer, to, lower).prev_sample)
-            return Tensor(up.step(self.process.split(answer, lower, now)[1], t, lower).prev_sample)
+            lower: Tensor = down.step(strong(x, now), t, x, eta=0.0).prev_sample
+            answer, back = weak(lower, now), to  # the release's destination: diffusers' inverse wants t
+            if self.reflection.variant == "paper":
+                answer, back = self.process.split(answer, lower, now)[1], t
+            returned: Tensor = up.step(answer, back, lower).prev_sample
+            return returned.to(x.dtype)
 
         return reflected
 
