@@ -294,7 +294,7 @@ def _perform_method(job: dict[str, Any], out: Path, rank: int) -> int:
     """A few steps of a registered method on records of its own type."""
     method, model = methods.method(job["method"]), methods.denoiser(train=job["train"], dtype=torch.float32)
     start = torch.cat([each.detach().flatten().clone() for each in model.trainable().values()])
-    view = methods.Records(method.batch_type)
+    view = methods.Records(method.batch_type, users=job["train"] == "user")
     engine.train(settings(out, *job["changes"]), method, model, view, resume=False)
     moved = torch.cat([each.detach().flatten() for each in model.trainable().values()]) - start
     save_file({"moved": moved}, out / f"rank-{rank}.safetensors")

@@ -14,15 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from .config import plain
+from .guidance import Predict
 from .job import Screen
+from .models import users
 from .models.folder import DTYPES
 from .models.mixing import Mix, Networks, Role
 from .models.pipelines import Reflected, ddim_pipeline, negative_guidance
 from .models.unet import UNetDenoiser
 from .models.weights import Full
+from .personal import Addressed, towards_user
 from .process import Flow
 from .reflection import Reflection, Side, counted
-from .sampling import pictures
+from .sampling import Painter, pictures
 from .source import Source, SpecError
 
 
@@ -57,6 +60,7 @@ class Drawer:
         self._check()
         self.networks = Networks(source.mixes, self.dtype, self.place)
         self.encoders = source.folder.encoders(self.dtype, self.place)
+        self._attend()
         made = {id(role): self._denoiser(role) for role in self.networks.roles}
         self.model, self.negative, self.strong, self.weak = (made[id(role)] for role in self.networks.roles)
 
@@ -66,6 +70,20 @@ class Drawer:
             counted(self.source.gap.count if self.source.gap else None, self.settings.steps)
         except ValueError as error:
             raise SpecError(f"{self.source.name!r}: {error}") from None
+
+    def _attend(self) -> None:
+        """Give the network its attention to users, where the model draws for a person."""
+        if self.source.person is None:
+            return
+        if len(self.networks.held) > 1:
+            raise SpecError(f"{self.source.name!r}: a model that draws for a user draws alone, without other weights")
+        users.load(self.networks.held[0], self.source.person.layers)
+
+    @property
+    def painter(self) -> Painter:
+        """What makes conditions of prompts and pictures of latents, for the person where there is one."""
+        person = self.source.person
+        return self.encoders if person is None else Addressed(self.encoders, person.embedding)
 
     def _denoiser(self, role: Role) -> UNetDenoiser:
         return UNetDenoiser(Full(role, reference=False), self.source.folder.process).eval().requires_grad_(False)
@@ -95,10 +113,15 @@ class Drawer:
         `weak_prompts` are what the weak side of a reflection is told: prompts before they were refined, say.
         """
         yield from pictures(
-            self.encoders, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
-            guidance=self.settings.guidance, negative=self.negative.policy, reflection=self.reflection,
-            weak_prompts=weak_prompts, batch=self.settings.batch, device=self.place, dtype=self.dtype,
+            self.painter, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
+            guidance=self.settings.guidance, predict=self._predict(), negative=self.negative.policy,
+            reflection=self.reflection, weak_prompts=weak_prompts, batch=self.settings.batch, device=self.place,
+            dtype=self.dtype,
         )  # fmt: skip
+
+    def _predict(self) -> Predict:
+        person = self.source.person
+        return self.model.policy if person is None else towards_user(self.model.policy, person.guidance)
 
     def draw(
         self,
@@ -143,6 +166,8 @@ class Drawer:
                 digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
                 digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         held = self.networks.held
+        if self.source.person is not None:
+            digest.update(self.source.person.embedding.double().numpy().tobytes())
         who = [(held.index(role.network), role.scales) for role in self.networks.roles]
         gap = self.source.gap and replace(self.source.gap, strong=Mix(), weak=Mix())
         digest.update(json.dumps([who, plain(gap)]).encode())

@@ -15,9 +15,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .batches import Condition
 from .data import media
 from .data.pairing import paired
+from .guidance import Predict, pushed
 from .records import DataError, Preference
+from .sampling import Painter
 from .scoring import Sample
 
 APART = "#"  # between a user and the number of a group of their votes
@@ -124,3 +127,42 @@ def taste(said: str, users: Mapping[str, Tensor]) -> Tensor:
     if abs(sum(weights) - 1) > 1e-6:
         raise DataError(f"the weights of {said!r} sum to {sum(weights):g}, not 1")
     return torch.stack([weight * users[name] for weight, (_, _, name) in zip(weights, parts, strict=True)]).sum(0)
+
+
+@dataclass(frozen=True)
+class Addressed:
+    """A painter whose conditions say for whom it draws; the empty prompt, which guides, is nobody's."""
+
+    painter: Painter
+    user: Tensor  # (tokens, width)
+
+    def conditions(self, prompts: Sequence[str], size: tuple[int, int]) -> Condition:
+        """The painter's conditions of n prompts, with the user's embedding for each that is not empty."""
+        made = self.painter.conditions(prompts, size)
+        asked = torch.tensor([bool(prompt) for prompt in prompts], device=made.text.device)
+        return replace(made, user=asked[:, None, None] * self.user.to(made.text.device))
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """The painter's."""
+        return self.painter.latent_shape(size)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The painter's."""
+        return self.painter.decode(latents)
+
+
+def towards_user(predict: Predict, guidance: float) -> Predict:
+    """Answers pushed from what everybody likes to what the condition's user likes: nobody + guidance (user - nobody).
+
+    1 is the user's answer itself; any other guidance asks twice.
+    """
+    if guidance == 1.0:
+        return predict
+
+    def answer(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        if condition.user is None:
+            return predict(x, t, condition)
+        nobody = replace(condition, user=torch.zeros_like(condition.user))
+        return pushed(predict(x, t, condition), predict(x, t, nobody), guidance)
+
+    return answer

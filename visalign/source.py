@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
+from torch import Tensor
 
 from .config import ConfigError, fill
+from .data import sources
 from .models.folder import Folder, FolderError
 from .models.mixing import Mix, negative_mix
 from .models.publish import LORA_FILE
+from .models.users import USER_FILE, shape_of
+from .personal import taste
 
 
 class SpecError(ValueError):
@@ -39,6 +44,9 @@ class Options:
     weak_guidance: float | None = None  # 1 where the two sides' weights differ, 0 where they are the same
     strong_guidance: float | None = None  # 1 where the two sides' weights differ, what it draws with where they do not
     variant: Literal["paper", "release"] | None = None
+    user: str | int | None = None  # whose taste MODEL draws by: a name, or a mixture, 0.3*anna+0.7*ben
+    users: str | None = None  # the file of users' embeddings (what MODEL's run was trained with)
+    user_guidance: float | None = None  # how far from everybody's taste to the user's (1)
 
     def __post_init__(self) -> None:
         orphans = self.given("alpha", "beta", "base")
@@ -65,6 +73,8 @@ class Named:
     folder: Folder
     lora: Path | None = None
     origin: Folder | None = None
+    layers: Path | None = None  # its attention to users
+    users: Path | None = None  # the embeddings that these were trained with
 
     @classmethod
     def find(cls, name: str, lora: str | None = None, *, allow_download: bool = False) -> Named:
@@ -78,6 +88,8 @@ class Named:
             return cls(folder)
         adapters = Path(lora or added).expanduser()
         adapters = adapters / "weights" if (adapters / "weights").is_dir() else adapters
+        if (adapters / USER_FILE).is_file():
+            return cls(folder, None, folder, adapters / USER_FILE)
         if not (adapters.is_file() or (adapters / LORA_FILE).is_file()):
             raise FolderError(f"no LoRA at {adapters}: give a folder that holds {LORA_FILE}, or the file itself")
         return cls(folder, adapters, folder)
@@ -88,7 +100,10 @@ class Named:
         weights = path / "weights"
         if not weights.is_dir():
             raise FolderError(f"{path} is a run without weights/: it has not finished; run the same command to resume")
-        base = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))["model"]["folder"]
+        run = yaml.safe_load((path / "run.yaml").read_text(encoding="utf-8"))
+        base = run["model"]["folder"]
+        if (weights / USER_FILE).is_file():
+            return cls(Folder.open(base), None, Folder.open(base), weights / USER_FILE, Path(run["data"]["users"]))
         if (weights / LORA_FILE).is_file():
             return cls(Folder.open(base), weights, Folder.open(base))
         return cls(Folder.open(weights), None, opened(base))
@@ -120,6 +135,15 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Person:
+    """For whom a model draws that attends to users."""
+
+    layers: Path  # the attention to users
+    embedding: Tensor  # (tokens, width); zeros, nobody's, is everybody's taste
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a model comes from: a pipeline folder, the weights that draw, and who else takes part."""
 
@@ -128,6 +152,7 @@ class Source:
     weights: Mix
     negative: Mix | None = None
     gap: Gap | None = None
+    person: Person | None = None
 
     @property
     def mixes(self) -> tuple[Mix, Mix, Mix, Mix]:
@@ -148,7 +173,8 @@ class Source:
         weights = found.mix(asked.scale)
         if found.lora is None and asked.scale != 1.0:
             raise SpecError(f"{spec!r}: scale weighs a LoRA, and {model} has none")
-        return cls(spec, found.folder, weights, negative(asked, found, weights), gap(asked, found, weights))
+        others = negative(asked, found, weights), gap(asked, found, weights)
+        return cls(spec, found.folder, weights, *others, person(asked, found, spec))
 
 
 def options(spec: str, said: list[str]) -> Options:
@@ -166,6 +192,22 @@ def options(spec: str, said: list[str]) -> Options:
         return fill(Options, values, "")
     except (ConfigError, SpecError) as error:
         raise SpecError(f"{spec!r}: {error}") from None
+
+
+def person(asked: Options, model: Named, spec: str) -> Person | None:
+    """Whose taste is drawn by; nobody's where no user is said, None for a model that attends to none."""
+    if model.layers is None:
+        if said := asked.given("user", "users", "user_guidance"):
+            raise SpecError(f"{spec!r}: {said[0]} needs a model that was trained with model.train=user, as ppd is")
+        return None
+    guidance = 1.0 if asked.user_guidance is None else asked.user_guidance
+    if asked.user is None:
+        shape = shape_of(model.layers)
+        return Person(model.layers, torch.zeros(shape.tokens, shape.width), guidance)
+    path = Path(asked.users).expanduser() if asked.users else model.users
+    if path is None:
+        raise SpecError(f"{spec!r}: user={asked.user} needs users=FILE, a safetensors file of embeddings")
+    return Person(model.layers, taste(str(asked.user), sources.users(path)), guidance)
 
 
 def negative(asked: Options, model: Named, weights: Mix) -> Mix | None:

@@ -35,7 +35,8 @@ def add(commands: words.Commands) -> None:
     voted = words.command(jobs, "users", "let simulated users with tastes vote on candidates", elect_example, elect)
     voted.add_argument("--count", type=int, default=96, help="users (96)")
     voted.add_argument("--first", type=int, default=0, metavar="N", help="the first of them (0)")
-    voted.add_argument("--votes", type=int, default=48, help="of each user (48)")
+    voted.add_argument("--votes", type=int, default=24, help="of each user: prompts, or pairs (24)")
+    voted.add_argument("--pairs", action="store_true", help="single votes on two, not on every two of a prompt")
     voted.add_argument("--records", metavar="FILE", help="with the candidates (those that ship)")
     voted.add_argument("--seed", type=int, default=0, help="of who votes on what, and how (0)")
     voted.add_argument("--out", default="runs/playground_users", metavar="DIR", help="where to (runs/playground_users)")
@@ -108,12 +109,13 @@ def elect(given: Any) -> int:
     people = users.users(given.first + given.count)[given.first :]
     with screen.stage(f"{given.count} users vote", total=given.count * given.votes) as stage:
         candidates = electorate.Candidates.of(sources.open_source(votes), root)
+        cast = electorate.pairwise if given.pairs else electorate.tallied
         records = []
-        for record in electorate.ballots(candidates, people, given.votes, seed=given.seed):
+        for record in cast(candidates, people, given.votes, seed=given.seed):
             records.append(record)
             stage()
     out.mkdir(parents=True, exist_ok=True)
     store.write(placed(records, root, out), out / "records.parquet")
-    screen.say(f"{len(records)} votes of {given.count} users in {out / 'records.parquet'}")
-    screen.say(f"next: visalign users {out / 'records.parquet'} --out {out}/read")
+    screen.say(f"{len(records)} records of {given.count} users in {out / 'records.parquet'}")
+    screen.say(f"next: visalign users {out / 'records.parquet'} --shots {max(given.votes // 2, 1)} --out {out}/read")
     return 0

@@ -18,6 +18,7 @@ from ..contract import Reference
 from ..process import Ddpm, Flow, from_scheduler
 from . import attention
 from .unet import UNetDenoiser
+from .users import Shape, Users
 from .weights import Full, Lora
 
 FAMILIES = {
@@ -109,10 +110,13 @@ class Folder:
         checkpointing: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        users: Shape | None = None,
     ) -> UNetDenoiser:
-        """The UNet ready to train: adapters or full weights, its reference, its attention kernel."""
-        if train not in ("lora", "full"):
-            raise ValueError(f"train: {train!r} is not one of lora, full")
+        """The UNet ready to train: adapters, full weights or attention to `users`, its reference, its kernel."""
+        if train not in ("lora", "full", "user"):
+            raise ValueError(f"train: {train!r} is not one of lora, full, user")
+        if (train == "user") != (users is not None):
+            raise ValueError(f"train: user and users' embeddings go together, got {train!r} and {users}")
         if train == "full" and dtype != "fp32":
             raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
         network = self.unet(DTYPES[dtype]).to(device)
@@ -121,9 +125,11 @@ class Folder:
         attention.install(network, resolution)
         if checkpointing:
             network.enable_gradient_checkpointing()
-        weights: Lora | Full
+        weights: Lora | Full | Users
         follows = reference is Reference.EMA
-        if train == "lora":
+        if users is not None:
+            weights = Users(network, users, seed=seed)
+        elif train == "lora":
             weights = Lora(network, rank=rank, alpha=alpha, dropout=dropout, seed=seed, follows=follows)
         else:
             weights = Full(network, reference=reference is not Reference.NONE, follows=follows)

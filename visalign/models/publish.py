@@ -12,6 +12,7 @@ from typing import Any
 
 from .folder import Folder
 from .unet import UNetDenoiser
+from .users import Users
 from .weights import Lora
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -20,13 +21,16 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 def publish(model: UNetDenoiser, folder: Folder, out: Path, facts: Mapping[str, Any]) -> Path:
     """Write the trained weights to `out`, whole or not at all, and return it.
 
-    LoRA runs give what `pipeline.load_lora_weights(out)` reads; full runs a pipeline folder for `from_pretrained(out)`.
+    LoRA runs give what `pipeline.load_lora_weights(out)` reads; full runs a pipeline folder for `from_pretrained(out)`;
+    runs on users' tastes the layers that visalign puts beside the base's cross-attention.
     """
     draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
     draft.mkdir(parents=True)
     try:
         if isinstance(model.weights, Lora):
             save_lora(model.weights, folder, draft)
+        elif isinstance(model.weights, Users):
+            model.weights.save(draft)
         else:
             folder.pipeline(unet=model.network, **absent_parts(folder)).save_pretrained(draft, safe_serialization=True)
         (draft / "README.md").write_text(card(model, folder, facts))
@@ -63,17 +67,33 @@ def save_lora(weights: Lora, folder: Folder, out: Path) -> None:
 
 def card(model: UNetDenoiser, folder: Folder, facts: Mapping[str, Any]) -> str:
     """The model card: what this is, what it was made from and how, and the lines that load it."""
-    lora = isinstance(model.weights, Lora)
-    load = f"pipe = {folder.kind}.from_pretrained({'BASE' if lora else 'HERE'!r})"
+    what, tag, load = how_to_load(model, folder)
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return "\n".join([
-        "---", "library_name: diffusers", f"tags: [visalign, preference-alignment{', lora' if lora else ''}]", "---",
+        "---", "library_name: diffusers", f"tags: [visalign, preference-alignment{tag}]", "---",
         f"# {facts.get('name', 'A model aligned with visalign')}", "",
-        f"{'LoRA weights for' if lora else 'A full pipeline, made from'} `{folder.path.name}`.", "",
-        "| setting | value |", "|---|---|", rows, "",
-        "```python", f"from diffusers import {folder.kind}", load,
-        *(['pipe.load_lora_weights("HERE")'] if lora else []), "```", "",
+        f"{what} `{folder.path.name}`.", "",
+        "| setting | value |", "|---|---|", rows, "", *load, "",
     ])  # fmt: skip
+
+
+def how_to_load(model: UNetDenoiser, folder: Folder) -> tuple[str, str, list[str]]:
+    """What the weights are, the card's tag for it, and the lines that load them."""
+    if isinstance(model.weights, Users):
+        tokens, width = model.weights.shape.tokens, model.weights.shape.width
+        lines = [
+            f"Draws by the taste of a user whose embedding, ({tokens}, {width}) numbers, is in a safetensors file:", "",
+            "```sh", 'visalign generate "BASE+HERE,user=NAME,users=FILE" --prompts PROMPTS.txt',
+            'visalign generate "BASE+HERE,user=0.3*NAME+0.7*OTHER,users=FILE,user_guidance=1.5" --prompts PROMPTS.txt',
+            "```",
+        ]  # fmt: skip
+        return "Cross-attention to users (PPD), beside the frozen network of", ", personalised", lines
+    lora = isinstance(model.weights, Lora)
+    load = f"pipe = {folder.kind}.from_pretrained({'BASE' if lora else 'HERE'!r})"
+    code = ["```python", f"from diffusers import {folder.kind}", load]
+    if lora:
+        return "LoRA weights for", ", lora", [*code, 'pipe.load_lora_weights("HERE")', "```"]
+    return "A full pipeline, made from", "", [*code, "```"]
 
 
 def attach_lora(network: Any, path: Path, name: str | None = None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..batches import Condition
 from ..process import Process
+from .users import Users, told
 from .weights import Full, Lora, follow
 
 
@@ -19,7 +20,7 @@ class UNetDenoiser(nn.Module):
     UNet's raw answer, (n, c, h, w), in whatever dtype autocast gives.
     """
 
-    def __init__(self, weights: Lora | Full, process: Process, *, resolution: Any = None) -> None:
+    def __init__(self, weights: Lora | Full | Users, process: Process, *, resolution: Any = None) -> None:
         super().__init__()
         self.weights = weights
         self.process = process
@@ -67,7 +68,6 @@ def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor
         if condition.pooled is None or condition.time_ids is None:
             raise ValueError("an SDXL-type UNet needs the condition's `pooled` text and `time_ids`, and one is missing")
         added = {"text_embeds": condition.pooled.to(dtype), "time_ids": condition.time_ids}
-    answer: Tensor = network(
-        x_t.to(dtype), time.to(x_t.device), condition.text.to(dtype), added_cond_kwargs=added, return_dict=False
-    )[0]
+    states = told(network, condition.text.to(dtype), condition.user)
+    answer: Tensor = network(x_t.to(dtype), time.to(x_t.device), states, added_cond_kwargs=added, return_dict=False)[0]
     return answer

@@ -47,12 +47,21 @@ class Candidates:
         return looks(self.pictures)
 
     @cached_property
+    def places(self) -> dict[str, list[int]]:
+        """Where each prompt's candidates are."""
+        found: dict[str, list[int]] = {}
+        for place, prompt in enumerate(self.prompts):
+            found.setdefault(prompt, []).append(place)
+        return found
+
+    @cached_property
     def pairs(self) -> list[Pair]:
         """Every two candidates of one prompt."""
-        places: dict[str, list[int]] = {}
-        for place, prompt in enumerate(self.prompts):
-            places.setdefault(prompt, []).append(place)
-        return [pair for own in places.values() for pair in combinations(own, 2)]
+        return [pair for own in self.places.values() for pair in combinations(own, 2)]
+
+    def shown(self, places: Sequence[int]) -> tuple[str, tuple[str, ...]]:
+        """The prompt and the items of some of its candidates."""
+        return self.prompts[places[0]], tuple(self.items[place] for place in places)
 
     def utility(self, user: User) -> NDArray[np.float64]:
         """(n,) utilities for a user."""
@@ -73,20 +82,43 @@ class Candidates:
         return float(np.square(values[first] - values[second]).mean() / 2)
 
 
-def ballots(candidates: Candidates, people: Sequence[User], each: int, *, seed: int = 0) -> Iterator[Preference]:
+def pairwise(candidates: Candidates, people: Sequence[User], each: int, *, seed: int = 0) -> Iterator[Preference]:
     """`each` votes of every user on pairs that are drawn for them, without repetition: pure functions of the seed."""
     for user in people:
         utility = candidates.utility(user)
-        drawn = generator(seed, user.name, 0, "ballots").choice(len(candidates.pairs), each, replace=False)
-        yield from (ballot(candidates, user, candidates.pairs[place], utility, seed) for place in drawn)
+        for place in _drawn(len(candidates.pairs), each, user, seed):
+            pair = candidates.pairs[place]
+            prompt, items = candidates.shown(pair)
+            verdict = _vote(candidates, user, pair, utility, seed)
+            yield Preference(prompt, items, user=user.name, verdict=verdict, judge="simulated user")
 
 
-def ballot(
-    candidates: Candidates, user: User, pair: Pair, utility: NDArray[np.float64], seed: int
-) -> Preference:  # fmt: skip
+def tallied(candidates: Candidates, people: Sequence[User], each: int, *, seed: int = 0) -> Iterator[Preference]:
+    """Every user's votes on every two candidates of `each` prompts that are drawn for them: what each won, a tie half.
+
+    A record's best and worst are much surer than one vote on two that were drawn: the demo's votes are made alike.
+    """
+    prompts = list(candidates.places)
+    for user in people:
+        utility = candidates.utility(user)
+        for number in _drawn(len(prompts), each, user, seed):
+            own = candidates.places[prompts[number]]
+            won = dict.fromkeys(own, 0.0)
+            for first, second in combinations(own, 2):
+                verdict = _vote(candidates, user, (first, second), utility, seed)
+                won[first] += {"first": 1.0, "second": 0.0, "tie": 0.5}[verdict]
+                won[second] += {"first": 0.0, "second": 1.0, "tie": 0.5}[verdict]
+            prompt, items = candidates.shown(own)
+            asked = Preference(prompt, items, user=user.name)
+            yield asked.judged(list(won.values()), scale="utility", judge="votes of a simulated user")
+
+
+def _drawn(count: int, each: int, user: User, seed: int) -> NDArray[np.int64]:
+    return generator(seed, user.name, 0, "ballots").choice(count, each, replace=False)
+
+
+def _vote(candidates: Candidates, user: User, pair: Pair, utility: NDArray[np.float64], seed: int) -> str:
     """One user's vote on two candidates."""
-    first, second = pair
-    items = (candidates.items[first], candidates.items[second])
-    key = "\n".join([candidates.prompts[first], *items])
-    verdict = user.vote(float(utility[first]), float(utility[second]), seed=seed, key=key)
-    return Preference(candidates.prompts[first], items, user=user.name, verdict=verdict, judge="simulated user")
+    prompt, items = candidates.shown(pair)
+    first, second = (float(utility[place]) for place in pair)
+    return user.vote(first, second, seed=seed, key="\n".join([prompt, *items]))
