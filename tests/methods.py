@@ -15,6 +15,7 @@ from visalign.batches import Comparisons, Condition, Labelled, Pairs, Prompts, S
 from visalign.contract import Denoiser, Method
 from visalign.draws import Draws
 from visalign.models.unet import UNetDenoiser
+from visalign.models.users import Shape, Users
 from visalign.models.weights import Full, Lora
 from visalign.process import Ddpm, Flow, Process
 
@@ -40,7 +41,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "spo": {"steps": 4, "divert": 1, "candidates": 2, "threshold": 0.0, "scorer": Bright()},
 }
 # What is trained, where a method cannot train LoRA.
-TRAIN: dict[str, str] = {}
+TRAIN: dict[str, str] = {"ppd": "user"}
+USER = Shape(tokens=2, width=5)  # of users' embeddings
 
 # The methods that train a denoiser: all but those of reward models, whose laws are in test_reward_model.py.
 DENOISING = [name for name in registry.TABLE["method"] if registry.load("method", name).batch_type is not Comparisons]
@@ -60,6 +62,17 @@ def method(name: str, **settings: Any) -> Method:
     return made
 
 
+def given(name: str, visit: int = 0) -> Any:
+    """A batch as the method of that name, or variant of one, is fed it: one that says whose taste, if it is told."""
+    made = batch(method(name).batch_type, visit=visit)
+    return personal(made) if TRAIN.get(name) == "user" else made
+
+
+def model_of(name: str, prediction: str = "epsilon", **settings: Any) -> UNetDenoiser:
+    """A denoiser that trains what the method of that name can train."""
+    return denoiser(prediction, TRAIN.get(name, "lora"), **settings)
+
+
 def process(prediction: str = "epsilon") -> Process:
     """Stable Diffusion's path with this prediction type, or "flow"."""
     return Flow() if prediction == "flow" else Ddpm.from_config({**STABLE, "prediction_type": prediction})
@@ -71,13 +84,20 @@ def denoiser(prediction: str = "epsilon", train: str = "lora", dtype: torch.dtyp
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = tiny.unet(WIDTH, block_out_channels=(8, 16))
-        weights = Lora(network, rank=2) if train == "lora" else Full(network, reference=True)
+        weights = trained(network, train)
         model = UNetDenoiser(weights, process(prediction)).to(dtype)
         with torch.no_grad():
             for each in model.trainable().values():
                 each.data = each.data.to(dtype)
                 each.add_(0.02 * torch.randn_like(each))
     return model
+
+
+def trained(network: Any, train: str) -> Lora | Full | Users:
+    """The network with what is trained."""
+    if train == "user":
+        return Users(network, USER)
+    return Lora(network, rank=2) if train == "lora" else Full(network, reference=True)
 
 
 class Counted(nn.Module):
@@ -132,6 +152,14 @@ def pairs(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Pai
     ones, scores = torch.ones(n, dtype=dtype), torch.tensor([[0.8, 0.3], [0.6, 0.5], [0.9, 0.1], [0.4, 0.2]])
     told, untold = condition(n, dtype, times=2), empty(2 * n, dtype)
     return Pairs(win, lose, told, draws(n, visit), ones, ones, scores.double()[torch.arange(n) % 4], untold)
+
+
+def personal(whole: Any) -> Any:
+    """The batch with a user of each record, both items of a pair alike; nobody in the conditions without prompts."""
+    made, like = fixed(len(whole), whole.condition.text.dtype)
+    user = made.normal("user", (USER.tokens, USER.width), like).repeat(len(whole.condition) // len(whole), 1, 1)
+    empty = replace(whole.empty, user=torch.zeros_like(user))
+    return replace(whole, condition=replace(whole.condition, user=user), empty=empty)
 
 
 def singles(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Singles:
@@ -196,6 +224,7 @@ class Records:
 
     kind: type
     dtype: torch.dtype = torch.float32
+    users: bool = False
 
     def __len__(self) -> int:
         return 8
@@ -207,5 +236,6 @@ class Records:
         return 1.0
 
     def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Any:
-        made = part(batch(self.kind, 8, self.dtype), list(indices))
+        whole = batch(self.kind, 8, self.dtype)
+        made = part(personal(whole) if self.users else whole, list(indices))
         return replace(made, draw=Draws(seed, made.draw.keys, tuple(visits)))
