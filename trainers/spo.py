@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -62,22 +63,30 @@ class SPO:
             raise ValueError(f"0 < clip < 1, 0 <= threshold < 1, beta > 0: {self.clip}, {self.threshold}, {self.beta}")
         if self.trains not in ("policy", "negative") or (self.trains == "negative" and not self.guidance > 1):
             raise ValueError(f"trains is policy, or negative at a guidance above 1: {self.trains!r}, {self.guidance}")
-        named = isinstance(self.scorer, str | Mapping)
-        self._scorer = registry.build("latent_scorer", self.scorer) if named else self.scorer
+        named = {"name": self.scorer} if isinstance(self.scorer, str) else self.scorer
+        self._asks = registry.load("latent_scorer", named.get("name", "")).asks if isinstance(named, Mapping) else named.asks
         self._loss = resolve(self.preference)
+
+    @cached_property
+    def judge(self) -> LatentScorer | Reading:
+        """The scorer, made when first asked for: what a step costs can be told without its weights."""
+        if isinstance(self.scorer, str | Mapping):
+            made: LatentScorer | Reading = registry.build("latent_scorer", self.scorer)
+            return made
+        return self.scorer
 
     @property
     def passes(self) -> Passes:
         """A branching step asks policy and reference, under guidance twice each; on a path whose last step is noisy."""
         branching, asked = self.steps - self.divert, 1 if self.guidance in (0.0, 1.0) else 2
         policy, besides = (1, 1) if self.trains == "negative" else (asked, 0)
-        judged = self.candidates * self._scorer.asks
+        judged = self.candidates * self._asks
         free = asked * self.divert + branching * (asked + besides + judged)
         return Passes(policy=branching * policy, free=free, held=policy if self.recompute else None)
 
     def loss(self, batch: Prompts, model: Denoiser) -> Loss:
         """(n,) losses of n prompts: each the mean over its steps that are no ties."""
-        judge = self._scorer.of(model, batch.texts) if isinstance(self._scorer, Reading) else self._scorer
+        judge = self.judge.of(model, batch.texts) if isinstance(self.judge, Reading) else self.judge
         policy, reference = self.answers(batch, model)
         x = batch.draw.normal("start", batch.shape, batch.weight)
         found: list[dict[str, Tensor]] = []
