@@ -63,6 +63,8 @@ class MPS:
         dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
         batch: int = 32,
     ) -> None:
+        if not 0 <= threshold < 1:
+            raise ValueError(f"threshold must be at least 0 and below 1, got {threshold}")
         self.network = network(Path(weights).expanduser(), config, layers, heads, DTYPES[dtype]).to(device)
         frozen(self.network)
         self.towers = HfClip(self.network["clip"], tokenizer)
@@ -115,9 +117,11 @@ class MPS:
 
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         clip, texts = self.towers.network, self.texts(prompts)
+        words, relevant = texts[:, :-1], self._relevant(texts[:, :-1])
         seen = clip.vision_model(pixel_values=pixels.to(dtype_of(clip))).last_hidden_state
-        mixed = self.network["mixer"](clip.visual_projection(seen), texts[:, :-1], self._relevant(texts[:, :-1]))
-        return self.factor * (unit_vectors(mixed[:, 0]) * unit_vectors(texts[:, -1])).sum(-1)
+        mixed = self.network["mixer"](clip.visual_projection(seen), words, relevant)
+        values = self.factor * (unit_vectors(mixed[:, 0]) * unit_vectors(texts[:, -1])).sum(-1)
+        return values.where(relevant.any(-1), torch.nan)  # with the batch's maximum a prompt may be left without a word
 
     def _relevant(self, tokens: Tensor) -> Tensor:
         """(n, context) bool: which tokens resemble the condition, relative to the one that does most."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+RIBBON = 64  # how many times longer than wide a picture may be to be resized before it is cut
 CROPPED = "shortest side {}, bicubic in 8 bits (Pillow), centre crop, CLIP's normalization"
 
 
@@ -67,19 +68,26 @@ class Crop:
     halves: Literal["floor", "even"] = "floor"
 
     def image(self, image: Image.Image) -> Tensor:
-        """(3, size, size). Resized and cut in one call, so that a ribbon of a picture never becomes a giant one."""
+        """(3, size, size), bit for bit transformers' Pillow processor (or torchvision's, where halves are "even").
+
+        A ribbon would grow to a giant picture first; it is resized and cut in one call, equal but for the last bit.
+        """
         wide, tall = self._grown(*image.size)
         left, top = self._rest(wide), self._rest(tall)
+        if max(wide, tall) <= RIBBON * self.size:
+            grown = image.resize((wide, tall), Image.Resampling.BICUBIC)
+            return normalized(unit(grown.crop((left, top, left + self.size, top + self.size))))
         across, down = image.width / wide, image.height / tall
         box = (left * across, top * down, (left + self.size) * across, (top + self.size) * down)
         return normalized(unit(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)))
 
     def pixels(self, pixels: Tensor) -> Tensor:
-        """(n, 3, size, size); clamped to [0, 1] after the resize, as 8 bits are."""
+        """(n, 3, size, size); one axis after the other, each clamped to [0, 1], as Pillow's 8 bits are."""
         wide, tall = self._grown(pixels.shape[-1], pixels.shape[-2])
         left, top = self._rest(wide), self._rest(tall)
-        grown = resized(pixels, tall, wide, antialias=True)
-        return normalized(grown[..., top : top + self.size, left : left + self.size].clamp(0, 1))
+        across = resized(pixels, pixels.shape[-2], wide, antialias=True)[..., left : left + self.size].clamp(0, 1)
+        down = resized(across, tall, self.size, antialias=True)[..., top : top + self.size, :].clamp(0, 1)
+        return normalized(down)
 
     def _grown(self, width: int, height: int) -> tuple[int, int]:
         """Width and height with the shorter one at `size`."""

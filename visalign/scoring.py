@@ -129,7 +129,7 @@ class Spec:
 
 
 @runtime_checkable
-class Specified(Protocol):
+class Specified(Scorer, Protocol):
     """A scorer that says what it is."""
 
     @property
@@ -201,6 +201,8 @@ def score_matrix(scorer: Scorer, pictures: Sequence[Picture], prompts: Sequence[
     """Every image with every prompt, (images, prompts); NaN where the scorer could not judge."""
     if isinstance(scorer, Matrix):
         return scorer.score_matrix(pictures, prompts)
+    if isinstance(scorer, Specified) and not scorer.spec.uses_prompt:
+        return scorer.score(paired(pictures, "")).values[:, None].repeat(1, len(prompts))
     crossed = [Sample(prompt, image=each) for each in pictures for prompt in prompts]
     return scorer.score(crossed).values.reshape(len(pictures), len(prompts))
 
