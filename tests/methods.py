@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visalign import registry
-from visalign.batches import Comparisons, Condition, Labelled, Pairs, Prompts, Singles
+from visalign.batches import Anchored, Comparisons, Condition, Labelled, Pairs, Prompts, Singles
 from visalign.contract import Denoiser, Method
 from visalign.draws import Draws
 from visalign.models.unet import UNetDenoiser
@@ -38,6 +38,7 @@ class Bright:
 
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
+    "inversion_dpo": {"steps": 4},
     "spo": {"steps": 4, "divert": 1, "candidates": 2, "threshold": 0.0, "scorer": Bright()},
 }
 # What is trained, where a method cannot train LoRA.
@@ -50,6 +51,7 @@ DENOISING = [name for name in registry.TABLE["method"] if registry.load("method"
 # Other settings of a method under which the same laws must hold, by what a test calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
+    "inversion_dpo at some levels": {"name": "inversion_dpo", "points": 2, "told": "source", "guidance": 1.0},
     "self_npo guided": {"name": "self_npo", "negative_scale": -5.0},
     "spo of the negative branch": {"name": "spo", "trains": "negative"},
 }
@@ -182,7 +184,16 @@ def prompts(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> P
     return Prompts(texts, SHAPE, condition(n, dtype), empty(n, dtype), draws(n, visit), ones)
 
 
-MAKERS: Mapping[type, Any] = {Pairs: pairs, Singles: singles, Labelled: labelled, Prompts: prompts}
+def anchored(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Anchored:
+    """n pairs in the order of their records; some second items have the higher score."""
+    one = pairs(n, dtype, visit)
+    flipped = (
+        None if one.scores is None else torch.where(torch.arange(n)[:, None] % 2 == 0, one.scores, one.scores.flip(1))
+    )
+    return Anchored(**{**vars(one), "scores": flipped})
+
+
+MAKERS: Mapping[type, Any] = {Pairs: pairs, Anchored: anchored, Singles: singles, Labelled: labelled, Prompts: prompts}
 
 
 def batch(kind: type, n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Any:

@@ -13,9 +13,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .diffusion_kto import DiffusionKTO as DiffusionKTO
     from .diffusion_npo import DiffusionNPO as DiffusionNPO
     from .inpo import InPO as InPO
+    from .inversion_dpo import InversionDPO as InversionDPO
     from .mapo import MaPO as MaPO
     from .ppd import PPD as PPD
     from .reward_model import RewardModelling as RewardModelling
+    from .rpo import RPO as RPO
     from .self_npo import SelfNPO as SelfNPO
     from .sft import SFT as SFT
     from .smpo import SmPO as SmPO

@@ -49,6 +49,11 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Anchored(Pairs):
+    """b pairs in the order of their records: `win` is the first item (a picture of the subject), whatever its score."""
+
+
+@dataclass(frozen=True)
 class Singles:
     """n single items: supervised fine-tuning."""
 

@@ -72,6 +72,8 @@ class Validation:
     steps: int = between(20, 1)  # of the sampler
     guidance: float = between(5.0, 0.0)
     seed: int = 0
+    scorer: str | Mapping[str, Any] | None = None  # judges the pictures; the weights of the best ones are what is kept
+    patience: int = between(0, 0)  # validations without a better score before the run stops; 0: it never does
 
 
 @dataclass(frozen=True)

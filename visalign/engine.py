@@ -56,8 +56,8 @@ class Summary:
     out: Path
     steps: int  # optimizer steps done, over all resumptions
     resumed: int  # the step that this call started from
-    stopped: str  # "finished", "signal" or "collapse"
-    why: str  # the alarm's sentence, if it was the alarm
+    stopped: str  # "finished", "signal", "collapse", or "validation"
+    why: str  # the sentence of the alarm, or of who watched the validations
     seconds: float  # of this call
     records: int
     skipped: int  # steps left out because something was not finite
@@ -67,7 +67,7 @@ class Summary:
     checkpoint: Path  # the newest
 
 
-OnStep = Callable[[Moment], None]
+OnStep = Callable[[Moment], str | None]  # a reason to stop, the same on every process
 
 
 def train(
@@ -108,10 +108,11 @@ class Training:
             while self.done < self.run.steps and stopped == "finished":
                 asked = self._advance(batches, signals.asked)
                 self._write(writers)
-                if on_step is not None:
-                    on_step(Moment(self.done, self.last, self.ranks.main, self.learner.averaged))
-                why = self.alarm.sees(self.last) or ""
-                stopped = "signal" if asked else "collapse" if why else "finished"
+                moment = Moment(self.done, self.last, self.ranks.main, self.learner.averaged)
+                reason = (on_step(moment) or "") if on_step is not None else ""
+                alarm = self.alarm.sees(self.last) or ""
+                stopped = "signal" if asked else "collapse" if alarm else "validation" if reason else "finished"
+                why = alarm or reason
                 if self._due() or stopped != "finished":
                     self._save(writers)
         self.learner.put(self.learner.average)

@@ -9,10 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from . import config, engine, personal, registry
+from . import engine, registry
 from .batches import Prompts
 from .config import ConfigError, Run
 from .contract import Method, View
@@ -20,15 +19,15 @@ from .data import encode, sources, views
 from .data.encode import Encoded
 from .data.quarantine import Bad
 from .distributed import Ranks
-from .engine import Moment, Summary
-from .evaluation import report
+from .engine import Summary
 from .models import publish
 from .models.attention import Resolution
 from .models.folder import DTYPES, Folder
 from .models.unet import UNetDenoiser
-from .models.users import Shape, Users
+from .models.users import Shape
 from .records import Preference
-from .sampling import Painter, pictures
+from .watch import Watch
+from .watch import note as note
 
 
 class Progress(Protocol):
@@ -82,9 +81,11 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
     ranks = Ranks(run.precision)
     parts = opened(run, ranks, screen)
     with screen.stage(f"train {run.name}: {run.method['name']}, {len(parts.view)} records", total=run.steps) as stage:
-        watch = Watch(run, parts, stage)
+        watch = Watch(run, parts, stage, ranks)
         summary = engine.train(run, parts.method, parts.model, parts.view, on_step=watch, resume=resume)
     weights = run.out / "weights"
+    if (best := watch.put_best()) is not None:
+        screen.say(f"kept the weights of step {best}, whose validation pictures scored best")
     if ranks.main:
         publish.publish(parts.model, parts.folder, weights, facts(run, parts, summary))
     ranks.wait()
@@ -185,55 +186,6 @@ def encoded_once(
     found = fill() if ranks.main else None
     ranks.wait()
     return found or fill()
-
-
-class Watch:
-    """After each step: how it goes, and every now and then pictures of the same prompts from the same seeds."""
-
-    def __init__(self, run: Run, parts: Parts, stage: Progress) -> None:
-        self.run, self.parts, self.stage = run, parts, stage
-        self.noted = False
-
-    def __call__(self, moment: Moment) -> None:
-        """Note the step; draw when it is time."""
-        self.stage(moment.step, note(moment.row))
-        if moment.main and not self.noted:  # only now: the engine has accepted these settings for this folder
-            (self.run.out / "run.yaml").write_text(config.to_yaml(self.run), encoding="utf-8")
-            self.noted = True
-        every = self.run.validation.every
-        if moment.main and self.run.validation.prompts and every and moment.step % every == 0:
-            with moment.averaged():
-                self.draw(moment.step)
-
-    def draw(self, step: int) -> Path:
-        """One sheet with every validation prompt, in validation/ of the run's folder."""
-        asked, model = self.run.validation, self.parts.model
-        device = next(model.parameters()).device
-        encoders = self.parts.folder.encoders(DTYPES[self.run.model.dtype], device)
-        painter: Painter = encoders
-        if isinstance(model.weights, Users):  # nobody's taste, which becomes everybody's
-            shape = model.weights.shape
-            painter = personal.Addressed(encoders, torch.zeros(shape.tokens, shape.width))
-        size = (self.run.data.resolution, self.run.data.resolution)
-        seeds = [asked.seed + place for place in range(len(asked.prompts))]
-        model.eval()
-        drawn = pictures(
-            painter, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
-            device=device,
-        )  # fmt: skip
-        shots = [report.Shot("", picture) for batch in drawn for picture in batch]
-        model.train()
-        cards = [report.Card(prompt, [shot]) for prompt, shot in zip(asked.prompts, shots, strict=True)]
-        path = self.run.out / "validation" / f"step-{step:06d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(report.png(report.contact_sheet(cards, across=4)))
-        return path
-
-
-def note(row: dict[str, float]) -> str:
-    """A step in a few words."""
-    shown = {"loss": "loss {:.3f}", "implicit_accuracy": "accuracy {:.2f}", "grad_norm": "gradient {:.2g}"}
-    return "  ".join(words.format(row[name]) for name, words in shown.items() if name in row)
 
 
 def facts(run: Run, parts: Parts, summary: Summary) -> dict[str, Any]:

@@ -50,10 +50,14 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "diffusion_kto": Entry("visalign.trainers.diffusion_kto:DiffusionKTO", "Diffusion-KTO (arXiv 2404.04465)"),
         "diffusion_npo": Entry("visalign.trainers.diffusion_npo:DiffusionNPO", "Diffusion-NPO (arXiv 2505.11245)"),
         "inpo": Entry("visalign.trainers.inpo:InPO", "DDIM-InPO, on inverted pictures (arXiv 2503.18454)"),
+        "inversion_dpo": Entry(
+            "visalign.trainers.inversion_dpo:InversionDPO", "Inversion-DPO, on whole trajectories (arXiv 2507.11554)"
+        ),
         "mapo": Entry("visalign.trainers.mapo:MaPO", "MaPO, without a reference (arXiv 2406.06424)"),
         "ppd": Entry("visalign.trainers.ppd:PPD", "PPD, to each user's own taste (arXiv 2501.06655)"),
         "reward_model": Entry("visalign.trainers.reward_model:RewardModelling", "a scorer from votes"),
         "smpo": Entry("visalign.trainers.smpo:SmPO", "SmPO, by scores, on inverted pictures (arXiv 2506.02698)"),
+        "rpo": Entry("visalign.trainers.rpo:RPO", "RPO, a subject by rewarded pairs (arXiv 2407.12164)"),
         "self_npo": Entry("visalign.trainers.self_npo:SelfNPO", "Self-NPO, without any data (arXiv 2505.11777)"),
         "spo": Entry("visalign.trainers.spo:SPO", "SPO, step by step on its own drawings (arXiv 2406.04314)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),

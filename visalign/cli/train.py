@@ -63,6 +63,8 @@ def summarize(outcome: Outcome | Rewarded, screen: Screen) -> None:
         screen.warn(f"{summary.skipped} steps skipped: something was not finite")
     if summary.stopped == "collapse":
         screen.warn(f"stopped early: {summary.why}")
+    if summary.stopped == "validation":
+        screen.say(f"stopped: {summary.why}")
     if summary.stopped == "signal":
         screen.warn("stopped by a signal after a checkpoint; the same command goes on from there")
     if outcome.attention is not None:

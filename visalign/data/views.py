@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..batches import Labelled, Pairs, Prompts, Singles, joined
+from ..batches import Anchored, Labelled, Pairs, Prompts, Singles, joined
 from ..contract import View
 from ..draws import Draws
 from ..records import DataError, Preference
@@ -54,6 +55,8 @@ class PairsView:
     Records that are "both bad" or not judged are left out and counted in `left_out`, whatever the policy for ties.
     """
 
+    kind: type[Pairs] = Pairs
+
     def __init__(self, records: Iterable[Preference], encoded: Encoded, settings: Settings) -> None:
         self.rows = Rows(encoded, settings.prompt_dropout, settings.users)
         skip = settings.ties == "skip"
@@ -76,7 +79,7 @@ class PairsView:
         draw = Draws(seed, tuple(pair.record.key for pair in pairs), tuple(visits))
         win = self.rows.taken([(pair.record, pair.win) for pair in pairs], draw, "posterior/win")
         lose = self.rows.taken([(pair.record, pair.lose) for pair in pairs], draw, "posterior/lose")
-        return Pairs(
+        return self.kind(
             win=win.x,
             lose=lose.x,
             condition=joined(win.condition, lose.condition),
@@ -93,6 +96,23 @@ def _scores(pair: Pair) -> tuple[float, float]:
     values = pair.record.utilities
     said = pair.record.scale == "utility"
     return (float(values[pair.win]), float(values[pair.lose])) if said else (float("nan"), float("nan"))
+
+
+class AnchoredView(PairsView):
+    """Pairs in their records' order. Records of other than two items, both with a scorer's value, are left out."""
+
+    kind = Anchored
+
+    def __init__(self, records: Iterable[Preference], encoded: Encoded, settings: Settings) -> None:
+        self.rows = Rows(encoded, settings.prompt_dropout, settings.users)
+        usable = list(encoded.usable(records))
+        self.pairs = [Pair(record, 0, 1, 1.0) for record in usable if _rewarded(record)]
+        self.left_out = Counter({"not two scored items": len(usable) - len(self.pairs)})
+
+
+def _rewarded(record: Preference) -> bool:
+    values = record.utilities
+    return len(values) == 2 and record.scale == "utility" and not bool(np.isnan(values).any())
 
 
 class SinglesView:
@@ -213,6 +233,7 @@ class PromptsView:
 
 VIEWS: Mapping[type, Callable[[Iterable[Preference], Encoded, Settings], View]] = {
     Pairs: PairsView,
+    Anchored: AnchoredView,
     Singles: SinglesView,
     Labelled: LabelledView,
     Prompts: PromptsView,
