@@ -38,7 +38,7 @@ class Bright:
 
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
-    "inversion_dpo": {"steps": 4},
+    "inversion_dpo": {"steps": 4, "points": 2},
     "spo": {"steps": 4, "divert": 1, "candidates": 2, "threshold": 0.0, "scorer": Bright()},
 }
 # What is trained, where a method cannot train LoRA.
@@ -51,7 +51,6 @@ DENOISING = [name for name in registry.TABLE["method"] if registry.load("method"
 # Other settings of a method under which the same laws must hold, by what a test calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
-    "inversion_dpo at some levels": {"name": "inversion_dpo", "points": 2, "told": "source", "guidance": 1.0},
     "self_npo guided": {"name": "self_npo", "negative_scale": -5.0},
     "spo of the negative branch": {"name": "spo", "trains": "negative"},
 }

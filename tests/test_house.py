@@ -66,6 +66,7 @@ FLOORS = {
         "text",
         "guidance",
         "inversion",
+        "trajectories",
         "reflection",
         "sampling",
         "personal",
