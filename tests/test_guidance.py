@@ -186,7 +186,8 @@ def test_two_networks_draw_along_any_path(prediction: str) -> None:
     torch.manual_seed(0)
     one, other = (UNetDenoiser(Full(tiny.unet(8).double(), reference=False), process).eval() for _ in range(2))
     told, untold = (Condition(normal(1, 5, 8, seed=seed)) for seed in range(2))
-    noise, settings = normal(1, 4, 8, 8), {"steps": 6, "guidance": 3.0}
+    noise = normal(1, 4, 8, 8)
+    settings: dict[str, Any] = {"steps": 6, "guidance": 3.0}
     plain = generate(one, told, untold, noise, **settings)
     same = generate(one, told, untold, noise, negative=lambda x, t, c: one.policy(x, t, c), **settings)
     apart = generate(one, told, untold, noise, negative=other.policy, **settings)

@@ -109,7 +109,8 @@ def test_a_reflection_moves_along_the_difference_of_the_two_answers() -> None:
 
 @pytest.mark.parametrize("process", [sdxl(), Flow()], ids=["epsilon", "flow"])
 def test_an_answer_that_is_used_again_leaves_the_latent_where_it_was(process: Ddpm | Flow) -> None:
-    grid, held = process.grid(50).flip(0), {}
+    grid = process.grid(50).flip(0)
+    held: dict[str, Tensor] = {}
 
     def once(x: Tensor, t: Tensor, _: Condition) -> Tensor:
         return held.setdefault("answer", 0.8 * x + 0.1)
@@ -170,7 +171,8 @@ class Counting:
 
 @pytest.mark.parametrize(("count", "expected"), [(None, 49), (0, 0), (11, 11), (49, 49)])
 def test_it_costs_two_evaluations_a_reflected_step(count: int | None, expected: int) -> None:
-    model, weak = Counting(sdxl()), []
+    model = Counting(sdxl())
+    weak: list[float] = []
     reflection = Reflection(Side(model.policy), Side(affine(0.6, -0.2, weak)), count)
     generate(model, NOTHING, NOTHING, X, steps=50, reflection=reflection)
     assert len(model.asked) + len(weak) == 50 + 2 * expected
