@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -27,14 +27,13 @@ from visalign.records import Preference
 
 from .pool import Artist, Pool, Spot
 from .safety import Refused, chosen
+from .tally import About, Tally
 
 JUDGE = "a person, in visalign compare"
 SAID = {"left": (1.0, 0.0), "right": (0.0, 1.0), "tie": (0.5, 0.5), "both_bad": (0.0, 0.0)}
 OPEN = 600.0  # seconds that a pair waits for an answer before it may be shown to the same rater again
 TRIALS = 20_000  # kept in memory; older ones cannot be answered any more
 OVERLAP = 0.2  # share of trials on pairs that somebody else has voted on, so that agreement can be measured
-
-About = tuple[Spot, str, str]  # a spot and two models
 
 
 @dataclass
@@ -83,10 +82,11 @@ class Booth:
         self.pool, self.aspects, self.overlap = pool, tuple(aspects), overlap
         self.random = random or SystemRandom()
         kept = any(folder.glob("*.parquet")) or journals(folder)
-        self.records: dict[str, Preference] = {each.key: each for each in (store.read(folder) if kept else [])}
+        self.tally = Tally(store.read(folder) if kept else [])
         self.journal = Journal(folder)
         self._lock = RLock()
         self._trials: OrderedDict[str, Trial] = OrderedDict()
+        self._open: dict[str, Trial] = {}  # those of them that wait for an answer
         self._pictures: OrderedDict[str, str] = OrderedDict()  # made-up name -> key
         self._answered: dict[str, list[Trial]] = {}
         self._passed: dict[str, set[About]] = {}  # skipped, by rater
@@ -94,7 +94,7 @@ class Booth:
     def votes(self) -> list[Preference]:
         """Every vote that counts."""
         with self._lock:
-            return list(self.records.values())
+            return list(self.tally.records.values())
 
     def next(self, rater: str, again: str = "") -> Trial | None:
         """The pair that tells most, in random order of sides; None if the rater has seen all that is drawn.
@@ -114,7 +114,8 @@ class Booth:
             return trial
 
     def _show(self, trial: Trial) -> None:
-        self._trials[trial.id] = trial
+        self._trials[trial.id] = self._open[trial.id] = trial
+        self._open = {name: each for name, each in self._open.items() if each.is_open}
         self._pictures.update({name: trial.keys[side] for name, side in zip(trial.blind, trial.sides, strict=True)})
         while len(self._trials) > TRIALS:
             self._trials.popitem(last=False)
@@ -123,7 +124,7 @@ class Booth:
 
     def _choose(self, rater: str) -> tuple[Spot, tuple[Artist, Artist], tuple[str, str]] | None:
         """Models by what a vote on them would tell; then the prompt and seed that fewest have voted on."""
-        done, seen = self._seen(rater), self._counted()
+        done, seen = self._seen(rater), self.tally.by_pair
         again = self.random.random() < self.overlap
         for pair in self._by_worth():
             ready = self._ready(pair)
@@ -143,9 +144,9 @@ class Booth:
         names = [each.id for each in artists]
         if len(names) < 2:
             return []
-        wins = arena.Bouts.of(self._overall(), names).wins()
-        for trial in self._trials.values():
-            if trial.is_open and {each.id for each in trial.pair} <= set(names):
+        wins = self.tally.wins(names)
+        for trial in self._open.values():
+            if {each.id for each in trial.pair} <= set(names):
                 first, second = (names.index(each.id) for each in trial.pair)
                 wins[first, second] += 0.25
                 wins[second, first] += 0.25
@@ -154,9 +155,6 @@ class Booth:
         self.random.shuffle(pairs)
         pairs.sort(key=lambda pair: -round(float(worth[pair]), 9))
         return [(artists[i], artists[j]) for i, j in pairs]
-
-    def _overall(self) -> list[Preference]:
-        return [each for each in self.records.values() if each.aspect == "overall"]
 
     def _ready(self, pair: tuple[Artist, Artist]) -> list[tuple[Spot, tuple[str, str]]]:
         """Spots that both have drawn, differently."""
@@ -170,12 +168,8 @@ class Booth:
 
     def _seen(self, rater: str) -> set[About]:
         """What the rater has voted on, skipped, or has open in another window."""
-        voted = {_about(each) for each in self._overall() if each.user == rater}
-        shown = {each.about for each in self._trials.values() if each.rater == rater and each.is_open}
-        return voted | shown | self._passed.get(rater, set())
-
-    def _counted(self) -> Counter[About]:
-        return Counter(_about(each) for each in self._overall())
+        shown = {each.about for each in self._open.values() if each.rater == rater}
+        return self.tally.by_rater.get(rater, set()) | shown | self._passed.get(rater, set())
 
     def picture(self, name: str) -> Path:
         """The file behind a made-up name; raises Refused for one that was never given out."""
@@ -196,10 +190,12 @@ class Booth:
             trial = self._of(trial_id, rater)
             if trial.said is None:
                 trial.said = said
+                self._open.pop(trial.id, None)
                 about = {"overall": said, **(aspects or {})}
                 made = [self._record(trial, aspect, word) for aspect, word in about.items()]
                 self.journal.append(*made, trial=trial.id, **notes)
-                self.records.update({each.key: each for each in made})
+                for each in made:
+                    self.tally.add(each)
                 trial.votes = tuple(each.key for each in made)
                 self._answered.setdefault(rater, []).append(trial)
         return trial
@@ -235,6 +231,7 @@ class Booth:
             trial = self._of(trial_id, rater)
             if trial.said is None:
                 self._passed.setdefault(rater, set()).add(trial.about)
+                self._open.pop(trial_id, None)
                 del self._trials[trial_id]
 
     def undo(self, rater: str) -> Trial:
@@ -246,7 +243,7 @@ class Booth:
             trial = answered.pop()
             self.journal.undo(*trial.votes)
             for key in trial.votes:
-                self.records.pop(key, None)
+                self.tally.remove(key)
             trial.said, trial.votes, trial.shown = None, (), time.monotonic()
             self._show(trial)
             return trial
@@ -254,14 +251,7 @@ class Booth:
     def progress(self, rater: str) -> dict[str, int]:
         """How many pairs the rater has voted on, of how many that can be made of what is asked for."""
         with self._lock:
-            mine = sum(each.user == rater for each in self._overall())
+            mine = len(self.tally.by_rater.get(rater, ()))
             models = len(self.pool.artists)
             spots = len({spot for _, spot in list(self.pool.cells)})
-        return {"mine": mine, "all": len(self._overall()), "pairs": spots * models * (models - 1) // 2}
-
-
-def _about(record: Preference) -> About:
-    """The spot and the two models that a vote is about."""
-    seed = record.seeds[0] if record.seeds else 0
-    models = (*record.models, "", "")
-    return Spot(record.prompt, seed), models[0], models[1]
+        return {"mine": mine, "all": self.tally.overall, "pairs": spots * models * (models - 1) // 2}

@@ -25,7 +25,7 @@ export function meter(found, text) {
 /** Who beat whom how often, a row against a column. */
 export function heat(names, wins) {
   return el('table', { class: 'heat' }, el('caption', { class: 'unseen' }, 'Share of votes that the row won against the column'),
-    el('thead', {}, el('tr', {}, el('td'), names.map((name) => el('th', { scope: 'col' }, name)))),
+    el('thead', {}, el('tr', {}, el('th', { 'aria-label': 'Model' }), names.map((name) => el('th', { scope: 'col' }, name)))),
     el('tbody', {}, names.map((name, i) => el('tr', {}, el('th', { scope: 'row' }, name), names.map((_, j) => {
       const games = wins[i][j] + wins[j][i];
       if (i === j || !games) return el('td', { 'aria-label': i === j ? 'itself' : 'no votes' }, '·');

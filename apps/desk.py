@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visalign import config
-from visalign.data import export, store
+from visalign.data import export, journal, store
 from visalign.data.shards import replace_file
 from visalign.drawing import Settings
 from visalign.records import Preference
@@ -24,6 +24,7 @@ from .pool import Artist, Pool, Spot
 from .runs import Runs
 from .safety import Refused, chosen, said
 
+VOTES = "votes"  # journals, votes.parquet and pictures: what `visalign train data.path=` reads
 MODELS = 6  # side by side on a screen
 PROMPT, RATER = 2000, 64  # characters
 SEEDS = 16  # of one prompt
@@ -51,11 +52,12 @@ class Desk:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, self.folder = setup, setup.folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.votes = self.folder / VOTES
+        self.votes.mkdir(parents=True, exist_ok=True)
         self.marks = Marks(self.folder, setup.scorers)
         artists = [Artist(name, source, setup.settings) for name, source in setup.models.items()]
-        self.pool = Pool(self.folder, artists, self.marks)
-        self.booth = Booth(self.folder, self.pool, setup.aspects)
+        self.pool = Pool(self.votes, artists, self.marks)
+        self.booth = Booth(self.votes, self.pool, setup.aspects)
         self.prompts = list(dict.fromkeys(setup.prompts))
         self.answers = Answers(setup.answers) if setup.answers else None
         self.runs = Runs(setup.runs)
@@ -69,8 +71,8 @@ class Desk:
         """Finish the pictures under way and put the votes into one file."""
         self.pool.stop()
         self.booth.journal.close()
-        if self.booth.votes():
-            store.compact(self.folder)
+        if journal.found(self.votes):
+            store.compact(self.votes)
 
     def about(self) -> dict[str, Any]:
         """What is compared, for the heads of the grid."""
@@ -163,9 +165,9 @@ class Desk:
     def exported(self, kind: str) -> Path:
         """The votes as a file to take away; `kind` is one of export.KINDS."""
         name, write = export.KINDS[chosen(kind, "an export", export.KINDS)]
-        return write(self._votes(), self.folder, self.folder / "exports" / name)
+        return write(self._cast(), self.votes, self.folder / "exports" / name)
 
-    def _votes(self) -> list[Preference]:
+    def _cast(self) -> list[Preference]:
         votes = self.booth.votes()
         if not votes:
             raise Refused("there are no votes yet")
@@ -173,10 +175,9 @@ class Desk:
 
     def recipe(self) -> dict[str, str]:
         """Write the votes as one parquet file and a recipe that trains on them; the recipe and its command."""
-        overall = [each for each in self._votes() if each.aspect == "overall"]
-        data = self.folder / "training" / "votes.parquet"
-        absolute = [self._absolute(each) for each in overall]
-        store.write(absolute, data)
+        overall = [each for each in self._cast() if each.aspect == "overall"]
+        data = self.votes / "training" / "records.parquet"
+        store.write([self._absolute(each) for each in overall], data)
         path, out = self.folder / "train.yaml", self.folder / "trained"
         base = self.pool.artists[0].source
         name = "playground_dpo" if base.name == "playground" else RECIPES.get(base.folder.kind, "sd15_dpo")
@@ -191,7 +192,7 @@ class Desk:
 
     def _absolute(self, record: Preference) -> Preference:
         """The same record with items that are found from anywhere."""
-        values = record.to_json() | {"items": [str((self.folder / item).resolve()) for item in record.items]}
+        values = record.to_json() | {"items": [str((self.votes / item).resolve()) for item in record.items]}
         return Preference.from_json(values)
 
     def trained(self) -> str:

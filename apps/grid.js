@@ -131,11 +131,12 @@ class Drill {
     this.right = el('select', { 'aria-label': 'Right model', onchange: () => this.show() });
     this.seed = el('select', { 'aria-label': 'Seed', onchange: () => this.show() });
     this.proof = el('div', { class: 'proof' });
+    this.seal = el('p', { class: 'seal' });
     this.element = el('dialog', { class: 'drill', 'aria-labelledby': 'drill-title', onclick: (event) => {
       if (event.target === this.element) this.element.close();
     } }, el('div', { class: 'drill-inside' },
       el('div', { class: 'drill-head' }, this.prompt, el('button', { class: 'plain', type: 'button', 'aria-label': 'Close', onclick: () => this.element.close() }, '✕')),
-      el('div', { class: 'pickers' }, el('label', {}, el('span', {}, 'Left'), this.left), el('label', {}, el('span', {}, 'Right'), this.right), el('label', {}, el('span', {}, 'Seed'), this.seed)),
+      el('div', { class: 'pickers' }, el('label', {}, el('span', {}, 'Left'), this.left), el('label', {}, el('span', {}, 'Right'), this.right), el('label', {}, el('span', {}, 'Seed'), this.seed), this.seal),
       this.stage.element, this.proof));
   }
 
@@ -163,21 +164,24 @@ class Drill {
       cells.forEach((cell, side) => this.stage.note(side, scores(cell.scores)));
     }
     const proofs = await ask(`desk/proof?${query({ prompt: this.row.prompt, seed: line.seed })}`);
-    this.proof.replaceChildren(...proven(cells.map((cell) => proofs.find((each) => each.model === cell.model)).filter(Boolean)));
+    this.prove(cells.map((cell) => proofs.find((each) => each.model === cell.model)).filter(Boolean));
   });
+
+  prove(proofs) {
+    if (!proofs.length) return;
+    const same = new Set(proofs.map((each) => each.noise)).size === 1;
+    this.seal.className = `seal ${same ? 'good' : 'bad'}`;
+    this.seal.textContent = same ? 'Same initial noise' : 'Not the same initial noise: these models draw in different spaces';
+    this.proof.replaceChildren(facts(proofs));
+  }
 }
 
-/** What two pictures were drawn with: equal rows once, and whether the noise they began as is the same. */
-function proven(proofs) {
-  if (!proofs.length) return [];
-  const same = new Set(proofs.map((each) => each.noise)).size === 1;
+/** What two pictures were drawn with, and the noise that they began as. */
+function facts(proofs) {
   const names = Object.keys(proofs[0]).filter((name) => !['prompt', 'model'].includes(name));
-  return [
-    el('p', { class: same ? 'good seal' : 'bad seal' }, same ? 'Same initial noise for both' : 'Not the same initial noise: these models draw in different spaces'),
-    el('table', { class: 'facts' }, el('caption', { class: 'unseen' }, 'What the pictures were drawn with'),
-      el('thead', {}, el('tr', {}, el('td'), proofs.map((each) => el('th', { scope: 'col' }, each.model)))),
-      el('tbody', {}, names.map((name) => el('tr', {}, el('th', { scope: 'row' }, name), proofs.map((each) => el('td', {}, fact(each[name]))))))),
-  ];
+  return el('table', { class: 'facts' }, el('caption', { class: 'unseen' }, 'What the pictures were drawn with'),
+    el('thead', {}, el('tr', {}, el('td'), proofs.map((each) => el('th', { scope: 'col' }, each.model)))),
+    el('tbody', {}, names.map((name) => el('tr', {}, el('th', { scope: 'row' }, name), proofs.map((each) => el('td', {}, fact(each[name])))))));
 }
 
 const fact = (value) => (Array.isArray(value) ? value.join(' × ') : String(value ?? '—'));

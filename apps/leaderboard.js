@@ -48,7 +48,7 @@ class Board {
     const out = el('div', { class: 'stack' });
     return el('section', { class: 'card' }, el('h2', {}, 'Train from these votes'),
       el('p', { class: 'note' }, 'Writes the votes as one parquet file, and a recipe that trains the first model on them.'),
-      el('button', { class: 'main', type: 'button', onclick: told(async () => {
+      el('button', { class: 'strong', type: 'button', onclick: told(async () => {
         const made = await ask('desk/recipe', {});
         out.replaceChildren(el('div', { class: 'command' }, el('pre', { id: 'command' }, made.command),
           el('button', { class: 'quiet', type: 'button', onclick: () => navigator.clipboard?.writeText(made.command) }, 'Copy')), el('pre', { tabindex: '0' }, made.recipe));

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,7 @@ from typing import Any
 import numpy as np
 
 from visalign import images, playground, registry
-from visalign.apps.booth import Booth
-from visalign.apps.compare import Door, Served, serve
-from visalign.apps.desk import Setup
+from visalign.apps import booth, compare, desk
 from visalign.drawing import Settings
 from visalign.playground import corpus
 from visalign.playground.voters import Voters
@@ -29,6 +28,7 @@ from visalign.source import Source
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 RATERS = ("ada", "grace", "edsger")
 VOTES = 60  # of each
+POOR = 0.2  # utility below which both of a pair are bad
 DESK, PHONE = (1280, 860), (390, 844)
 
 
@@ -69,12 +69,12 @@ SHOTS = (
 )  # fmt: skip
 
 
-def opened(folder: Path, models: list[str]) -> Served:
+def opened(folder: Path, models: list[str]) -> compare.Served:
     """The app on these models, its pictures drawn."""
     answers = folder / "answers.jsonl"
     answers.parent.mkdir(parents=True, exist_ok=True)
     made_up(answers)
-    setup = Setup(
+    setup = desk.Setup(
         models={model.rstrip("/").split("/")[-1]: Source.find(model) for model in models},
         prompts=corpus.prompts("heldout", 24),
         settings=Settings(steps=playground.STEPS, guidance=playground.GUIDANCE),
@@ -84,9 +84,9 @@ def opened(folder: Path, models: list[str]) -> Served:
         answers=answers,
         runs={Path(model).name: Path(model) for model in models if (Path(model) / "metrics.jsonl").is_file()},
     )
-    served = serve(setup, Door())
+    served = compare.serve(setup, compare.Door())
     while served.desk.pool.progress()["waiting"]:
-        pass
+        time.sleep(0.2)
     return served
 
 
@@ -105,7 +105,9 @@ def made_up(path: Path) -> None:
     rows = []
     for number, ((caption, objects), answers) in enumerate(zip(asked, said, strict=True)):
         picture = world.draw(world.place(captions.parse(caption), np.random.default_rng(number)))
-        Image.fromarray(np.asarray(picture)).resize((512, 512), Image.Resampling.NEAREST).save(path.parent / f"{number}.png")
+        Image.fromarray(np.asarray(picture)).resize((512, 512), Image.Resampling.NEAREST).save(
+            path.parent / f"{number}.png"
+        )
         question = "What does the picture show?"
         rows.append({"image": f"{number}.png", "question": question, "answers": answers, "objects": objects})
     rows.append({"image": "0.png", "question": "Is there a star or a triangle?", "answers": {"base": "Yes, a star."},
@@ -113,20 +115,24 @@ def made_up(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def elect(booth: Booth, rater: str, count: int) -> None:
+def elect(votes: booth.Booth, rater: str, count: int) -> None:
     """Votes as the playground's voters cast them, each by their own noise."""
     voters = Voters(tie=0.02)
     for _ in range(count):
-        trial = booth.next(rater)
+        trial = votes.next(rater)
         if trial is None:
             return
-        seen = [np.asarray(images.load(booth.picture(name))) for name in trial.blind]
+        seen = [np.asarray(images.load(votes.picture(name))) for name in trial.blind]
         left, right = voters.utility(seen, [trial.spot.prompt] * 2)
-        word = "both_bad" if max(left, right) < 0.2 else voters.vote(float(left), float(right), seed=0, key=rater + trial.id)
-        booth.vote(trial.id, rater, {"first": "left", "second": "right"}.get(word, word))
+        word = (
+            "both_bad"
+            if max(left, right) < POOR
+            else voters.vote(float(left), float(right), seed=0, key=rater + trial.id)
+        )
+        votes.vote(trial.id, rater, {"first": "left", "second": "right"}.get(word, word))
 
 
-def taken(served: Served, out: Path, wanted: list[str]) -> Iterator[Path]:
+def taken(served: compare.Served, out: Path, wanted: list[str]) -> Iterator[Path]:
     """Each shot's file, once it is written."""
     from playwright.sync_api import sync_playwright
 

@@ -72,7 +72,10 @@ def strengths(wins: ArrayLike, prior: float = PRIOR, *, rounds: int = 200, toler
     for _ in range(rounds):
         chance = _chance(found)
         slope = (table - games * chance).sum(-1)
-        step = np.linalg.solve(_information(games, chance) + 1 / m, slope[..., None])[..., 0]
+        try:
+            step = np.linalg.solve(_information(games, chance) + 1 / m, slope[..., None])[..., 0]
+        except np.linalg.LinAlgError:  # the strengths ran apart until no chance was left
+            break
         step /= np.maximum(1.0, np.abs(step).max(-1, keepdims=True))
         found = found + step - (found + step).mean(-1, keepdims=True)
         if np.abs(step).max(initial=0.0) < tolerance:
