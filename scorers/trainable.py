@@ -63,14 +63,11 @@ class OpenClipReward(nn.Module):
         self.train_last(image_blocks, text_blocks)
 
     def train_last(self, image_blocks: int | None, text_blocks: int | None) -> None:
-        """Choose what is trained; whatever is chosen, the logit scale of a cosine is."""
-        network = self.network
-        image = [network.visual.ln_post, network.visual]  # `visual` for its own parameter, the projection
-        last(network.visual, network.visual.transformer.resblocks, image, image_blocks)
-        text = nn.ModuleList([network.token_embedding, network.transformer, network.ln_final])
-        last(text, network.transformer.resblocks, [network.ln_final], text_blocks)
-        for each in (network.positional_embedding, network.text_projection):
-            each.requires_grad_(text_blocks is None or (each is network.text_projection and text_blocks > 0))
+        """Choose what is trained of the two towers; the logit scale of a cosine always is."""
+        network, visual = self.network, self.network.visual
+        last(list(visual.parameters()), visual.transformer.resblocks, (visual.ln_post, visual.proj), image_blocks)
+        text = [each for name, each in network.named_parameters() if not name.startswith(("visual.", "logit"))]
+        last(text, network.transformer.resblocks, (network.ln_final, network.text_projection), text_blocks)
         network.logit_scale.requires_grad_(isinstance(self.head, Cosine))
 
     def rewards(self, batch: Comparisons) -> Rated:
@@ -126,16 +123,11 @@ def _own(path: Path) -> Path:
     return path
 
 
-def last(tower: nn.Module, blocks: Any, after: list[nn.Module], count: int | None) -> None:
+def last(tower: list[nn.Parameter], blocks: Any, after: tuple[Any, ...], count: int | None) -> None:
     """Train a whole tower (None), or its last `count` blocks and what comes after them; 0 trains nothing of it."""
-    tower.requires_grad_(count is None)
-    if count is None:
-        return
-    if not 0 <= count <= len(blocks):
+    if count is not None and not 0 <= count <= len(blocks):
         raise ValueError(f"the tower has {len(blocks)} blocks, {count} were to be trained")
-    for each in [*blocks][len(blocks) - count :]:
+    for parameter in tower:
+        parameter.requires_grad_(count is None)
+    for each in (*[*blocks][len(blocks) - count :], *after) if count else ():
         each.requires_grad_(True)
-    for each in after if count else []:
-        own = each.parameters(recurse=False) if each is tower else each.parameters()
-        for parameter in own:
-            parameter.requires_grad_(True)

@@ -48,8 +48,6 @@ class RewardModelling:
         if self.negatives < 0:
             raise ValueError(f"negatives must not be negative, got {self.negatives}")
         self._loss = resolve(self.objective, kinds=KINDS, feeds=FEEDS)
-        if "list" in self._loss.kinds and self._loss.fields[0] != "ratio":
-            raise ValueError(f"{self.objective}: a reward model has scores, which no loss of log-probabilities reads")
 
     def loss(self, batch: Comparisons, model: RewardModel) -> Loss:
         """(b,) losses of b records."""

@@ -215,7 +215,9 @@ def bradley_terry(first: Tensor, second: Tensor, temperature: float = 1.0) -> Te
     if temperature < 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
     gap = first - second
-    return torch.sigmoid(gap / temperature) if temperature else (torch.sign(gap) + 1) / 2
+    if temperature:
+        return torch.sigmoid(gap / temperature)
+    return ((torch.sign(gap) + 1) / 2).where(~gap.isnan(), torch.nan)  # torch's sign of NaN is 0
 
 
 def thurstone(first: Tensor, second: Tensor, sigma_first: Tensor, sigma_second: Tensor) -> Tensor:
