@@ -64,7 +64,9 @@ class SPO:
         if self.trains not in ("policy", "negative") or (self.trains == "negative" and not self.guidance > 1):
             raise ValueError(f"trains is policy, or negative at a guidance above 1: {self.trains!r}, {self.guidance}")
         named = {"name": self.scorer} if isinstance(self.scorer, str) else self.scorer
-        self._asks = registry.load("latent_scorer", named.get("name", "")).asks if isinstance(named, Mapping) else named.asks
+        self._asks = (
+            registry.load("latent_scorer", named.get("name", "")).asks if isinstance(named, Mapping) else named.asks
+        )
         self._loss = resolve(self.preference)
 
     @cached_property
