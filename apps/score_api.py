@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
@@ -29,17 +30,23 @@ from .service import Asked, Compared, Item, Limits, Preferred, Read, Scored, Ser
 OPEN = ("/health",)  # answered without a key
 Next = Callable[[Request], Awaitable[Response]]
 Files = Annotated[list[UploadFile], File(description="PNG, JPEG or WebP")]
+OnePrompt = Annotated[str, Form()]
+Named = Annotated[str | None, Form()]
 Prompts = Annotated[list[str], Form(description="one for all, or one a picture")]
 
 
 def create(
-    scorers: Mapping[str, Scorer], *, limits: Limits | None = None, key: str | None = None, hosts: Sequence[str] = ()
+    scorers: Mapping[str, Scorer],
+    *,
+    limits: Mapping[str, Any] | None = None,
+    key: str | None = None,
+    hosts: Sequence[str] = (),
 ) -> Asgi:
     """The app. `key`: what callers must send as `Authorization: Bearer …` or `X-API-Key`; None: nobody is asked.
 
     `hosts` are names that it answers to besides localhost, so that no re-bound host name reaches it.
     """
-    service = Service(scorers, limits or Limits())
+    service = Service(scorers, Limits(**limits or {}))
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -90,7 +97,7 @@ def _scoring(app: FastAPI, service: Service) -> None:
         return Scored(scorer=name, results=results(await service.score(name, await items(service, asked.samples))))
 
     @app.post("/score/upload")
-    async def score_upload(files: Files, prompt: Prompts, scorer: Annotated[str | None, Form()] = None) -> Scored:
+    async def score_upload(files: Files, prompt: Prompts, scorer: Named = None) -> Scored:
         """Score pictures sent as files."""
         name, samples = service.named(scorer), await uploads(service, files, prompt)
         return Scored(scorer=name, results=results(await service.score(name, samples)))
@@ -186,6 +193,8 @@ class Gate:
         length = headers.get("content-length", "0")
         if not self.policy.knows(headers.get("host", "")):
             refusal: tuple[int, str] | None = (403, f"this server does not answer to the host {headers.get('host')!r}")
+        elif urlsplit(headers.get("origin", "")).netloc not in ("", headers["host"]):
+            refusal = (403, "asked from another web page")
         elif not length.isdecimal() or int(length) > self.body:
             refusal = (413, f"a body has at most {self.body} bytes, this says {length}")
         else:

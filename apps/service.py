@@ -97,15 +97,14 @@ class Metrics:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        made = {"registry": self.registry, "namespace": "visalign"}
-        self.requests = Counter("requests", "answers by route and status", ["route", "status"], **made)
-        self.seconds = Histogram("request_seconds", "time to an answer", ["route"], **made)
-        self.samples = Counter(
-            "samples", "samples by scorer and whether they could be judged", ["scorer", "valid"], **made
+        kept, sizes = self.registry, (1, 2, 4, 8, 16, 32, 64, 128, 256)
+        self.requests = Counter("visalign_requests", "answers", ["route", "status"], registry=kept)
+        self.seconds = Histogram("visalign_request_seconds", "time to an answer", ["route"], registry=kept)
+        self.samples = Counter("visalign_samples", "samples, judged or not", ["scorer", "valid"], registry=kept)
+        self.batches = Histogram(
+            "visalign_batch_samples", "samples scored together", ["scorer"], buckets=sizes, registry=kept
         )
-        sizes = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-        self.batches = Histogram("batch_samples", "samples scored together", ["scorer"], buckets=sizes, **made)
-        self.waiting = Gauge("waiting_samples", "samples in line", ["scorer"], **made)
+        self.waiting = Gauge("visalign_waiting_samples", "samples in line", ["scorer"], registry=kept)
 
 
 @dataclass
@@ -132,7 +131,7 @@ class Service:
         """The scorer asked for, which may be left unsaid where there is one; LookupError lists what there is."""
         if name is None and len(self.scorers) == 1:
             return next(iter(self.scorers))
-        if name not in self.scorers:
+        if name is None or name not in self.scorers:
             raise LookupError(f"no scorer is named {name!r} here; there are {', '.join(self.scorers)}")
         return name
 

@@ -49,6 +49,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "diffusion_dpo": Entry("visalign.trainers.diffusion_dpo:DiffusionDPO", "Diffusion-DPO (arXiv 2311.12908)"),
         "diffusion_kto": Entry("visalign.trainers.diffusion_kto:DiffusionKTO", "Diffusion-KTO (arXiv 2404.04465)"),
         "diffusion_npo": Entry("visalign.trainers.diffusion_npo:DiffusionNPO", "Diffusion-NPO (arXiv 2505.11245)"),
+        "dragon": Entry("visalign.trainers.dragon:DRAGON", "DRAGON, rewards of whole sets (arXiv 2504.15217)"),
         "inpo": Entry("visalign.trainers.inpo:InPO", "DDIM-InPO, on inverted pictures (arXiv 2503.18454)"),
         "inversion_dpo": Entry(
             "visalign.trainers.inversion_dpo:InversionDPO", "Inversion-DPO, on whole trajectories (arXiv 2507.11554)"
@@ -85,6 +86,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     },
     "app": {
         "compare": Entry("visalign.apps.compare:compare", "models side by side in the browser, votes, a leaderboard"),
+        "score_api": Entry("visalign.apps.score_api:create", "scorers over HTTP"),
     },
     "reader": {
         "tastes": Entry("visalign.scorers.personal:TasteReader", "a user's place in a population of tastes, from votes"),

@@ -67,8 +67,11 @@ def parser() -> Parser:
         label,
         names,
         playground,
+        rounds,
         score,
         scorers,
+        serve,
+        sets,
         train,
         users,
     )
@@ -82,11 +85,14 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"visalign {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for module in (
+        serve,
         demo,
         train,
         generate,
         label,
         caption,
+        sets,
+        rounds,
         score,
         scorers,
         users,
