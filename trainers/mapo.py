@@ -26,11 +26,13 @@ class MaPO:
 
     Two pictures of one error still have a gradient. e^x - 1 is taken by expm1, since the release's exp(x) - 1 in
     float32 is off by up to 1e-4 in the loss; at an error of 0 it divides by 0, and this does not. A label that is
-    not sure mixes the loss with that of the swapped pair.
+    not sure mixes the loss with that of the swapped pair. `timesteps` sets T where errors of a pair differ by more than
+    the release's 0.01: at 1000 x 0.1 / 4 the sigmoid is flat.
     """
 
     beta: float | None = None  # None: the variant's own
     variant: Literal["release", "paper"] = "release"
+    timesteps: float | None = None  # T; None: the variant's own
     batch_type = Pairs
     reference = Reference.NONE
     passes = Passes(policy=2)
@@ -41,8 +43,8 @@ class MaPO:
         beta = self.beta if self.beta is not None else {"release": 0.1, "paper": 8.0}[self.variant]
         if not beta > 0:
             raise ValueError(f"beta must be positive, got {beta}")
-        self._weight, timesteps, sharpness = (beta, 1000.0, 0.5) if self.variant == "release" else (1 / beta, beta, 1.0)
-        self._shape = {"timesteps": timesteps, "sharpness": sharpness}
+        self._weight, own, sharpness = (beta, 1000.0, 0.5) if self.variant == "release" else (1 / beta, beta, 1.0)
+        self._shape = {"timesteps": own if self.timesteps is None else self.timesteps, "sharpness": sharpness}
         feeds = frozenset({"error_win", "error_lose"})
         self._loss = resolve({"name": "mapo", **self._shape}, kinds=frozenset({"reference_free"}), feeds=feeds)
 

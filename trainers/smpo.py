@@ -14,7 +14,8 @@ from visalign.inversion import Inversion, Inverts, Semantics, invert_pairs
 from visalign.losses import resolve
 
 PICKSCORE_SPAN = 0.28201571106910706 - 0.11543526500463486
-"""Greatest less smallest PickScore cosine of Pick-a-Pic v2, as the release writes them down: set `span` to this."""
+"""Greatest less smallest PickScore cosine of Pick-a-Pic v2, as the release writes them down: a `span`. A hundred times
+as much for PickScore on its usual scale."""
 
 
 @dataclass
