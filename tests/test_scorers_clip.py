@@ -294,13 +294,22 @@ def test_hpsv2_is_a_plain_open_clip_forward(family: dict[str, Any]) -> None:
     assert family["hpsv2.1"].spec.temperature == pytest.approx(0.07, rel=1e-6)
 
 
-def test_half_precision_keeps_its_last_product_in_single(makers: Makers, family: dict[str, Any]) -> None:
-    images = tiny_scorers.pictures()
-    half = makers["hpsv2.1"](dtype="bf16").score(paired(images, PROMPTS)).values
-    whole = family["hpsv2.1"].score(paired(images, PROMPTS)).values
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_keeps_its_last_product_in_single(name: str, makers: Makers, family: dict[str, Any]) -> None:
+    samples = paired(tiny_scorers.pictures(), PROMPTS)
+    half = makers[name](dtype="bf16").score(samples).values
+    whole = family[name].score(samples).values
     assert half.dtype == torch.float32
-    assert not torch.equal(half, half.half().float())
-    torch.testing.assert_close(half, whole, atol=0.05, rtol=0)
+    assert not torch.equal(half, half.bfloat16().float())
+    torch.testing.assert_close(half, whole, atol=0.05 * scale(family[name]), rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_says_what_a_cpu_says(name: str, makers: Makers, family: dict[str, Any]) -> None:
+    samples = paired(tiny_scorers.pictures(), PROMPTS)
+    there = makers[name](device="cuda").score(samples).values
+    torch.testing.assert_close(there, family[name].score(samples).values, atol=1e-4 * scale(family[name]), rtol=0)
 
 
 def test_pickscore_is_the_diagonal_of_transformers_own_logits(family: dict[str, Any]) -> None:

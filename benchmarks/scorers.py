@@ -1,0 +1,184 @@
+"""What a picture's score costs, decoding and preprocessing included: batches against one call a picture.
+
+    python benchmarks/scorers.py --out benchmarks/results/scorers.json                  (CPU, a tiny model)
+    python benchmarks/scorers.py --shape ViT-H-14 --out FILE                            (a GPU, random weights)
+
+The way of `for image, prompt in ...: scorer.score([sample])`, with everything loaded, stands for what the released
+packages do inside. On a CPU both ways take turns on a part of the pictures at a time, and what is read is the median
+ratio of CPU seconds of this process. On a GPU the rate is by the clock, with pictures decoded while the model works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import io
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from visalign.scorers.clip import Cosine, OpenClip, open_clip_config
+from visalign.scorers.hpsv2 import HPSv2
+from visalign.scorers.preprocess import Letterbox
+from visalign.scoring import Sample
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 224, "layers": 2, "width": 64, "head_width": 16, "patch_size": 56},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+PROMPTS = 100  # different ones; each has as many pictures as comes out
+FORMATS = {64: "PNG", 512: "JPEG"}  # as data sets come
+
+
+def encoded(side: int, count: int) -> list[bytes]:
+    """Pictures with the detail of photographs (smooth shapes and some noise), encoded."""
+    random = np.random.default_rng(side)
+    return [_file(random, side) for _ in range(count)]
+
+
+def _file(random: np.random.Generator, side: int) -> bytes:
+    small = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((side, side), Image.Resampling.BICUBIC)).astype(np.int16)
+    noisy = (smooth + random.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, FORMATS.get(side, "JPEG"), quality=92)
+    return buffer.getvalue()
+
+
+def samples(side: int, count: int) -> list[Sample]:
+    """So many pictures of PROMPTS prompts, in turn."""
+    return [
+        Sample(f"a photograph of a street in the rain, number {row % PROMPTS}", image=data)
+        for row, data in enumerate(encoded(side, count))
+    ]
+
+
+def scorer(shape: str, device: str, dtype: torch.dtype, batch: int) -> Cosine:
+    """HPS v2's pipeline on random weights of a shape."""
+    import open_clip
+
+    torch.manual_seed(0)
+    config = TINY if shape == "tiny" else open_clip_config(shape)
+    with torch.device(device):
+        network = open_clip.CLIP(**config, output_dict=True)
+    return Cosine(HPSv2.describe(), OpenClip(network.to(dtype)), Letterbox(224), batch=batch)
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """CPU seconds of this process, all threads."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def one_by_one(made: Cosine, part: Sequence[Sample]) -> None:
+    """A call a picture."""
+    for each in part:
+        made.score([each])
+
+
+def compared(made: Cosine, side: int, count: int, rounds: int) -> dict[str, Any]:
+    """Both ways on the same pictures, a part of them a round, the first to go changing every round."""
+    given = samples(side, count)
+    texts = rows_of(made)
+    made.texts.forget()
+    parts = [given[start::rounds] for start in range(rounds)]
+    one_by_one(made, given[:20])
+    made.score(given[:64])
+    ways: dict[str, Callable[[Sequence[Sample]], object]] = {
+        "batched": made.score, "one by one": partial(one_by_one, made),
+    }  # fmt: skip
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for turn, part in enumerate(parts):
+        for name in sorted(ways, reverse=bool(turn % 2)):
+            made.texts.forget()
+            spent[name].append(cpu_seconds(partial(ways[name], part)))
+    texts.clear()
+    made.texts.forget()
+    made.score(given)
+    ratios = [alone / together for alone, together in zip(spent["one by one"], spent["batched"], strict=True)]
+    return {
+        "side": side, "format": FORMATS.get(side, "JPEG"), "images": count, "rounds": rounds, "batch": made.batch,
+        "images_per_cpu_second": {name: count / sum(each) for name, each in spent.items()},
+        "ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)],
+        "prompts": PROMPTS, "prompts_encoded": sum(texts),
+    }  # fmt: skip
+
+
+def rows_of(made: Cosine) -> list[int]:
+    """A list that is told how many prompts the text tower reads at each call."""
+    rows: list[int] = []
+    embedding = made.towers.network.get_submodule("token_embedding")
+    embedding.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    return rows
+
+
+def rate(made: Cosine, side: int, count: int) -> dict[str, Any]:
+    """Pictures a second by the clock from files on disk, decoded on threads while the GPU works; and the GPU alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = []
+        for row, each in enumerate(samples(side, count)):
+            path = Path(folder) / f"{row}.jpg"
+            path.write_bytes(each.image)  # type: ignore[arg-type]
+            given.append(Sample(each.prompt, image=path))
+        made.score(given[: 2 * made.batch])
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        made.score(given)
+        whole = time.perf_counter() - start
+    pixels = torch.zeros(made.batch, 3, 224, 224, device=made.device)
+    start = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(10):
+            made.towers.images(pixels)
+    torch.cuda.synchronize()
+    alone = (time.perf_counter() - start) / 10
+    return {
+        "side": side, "images": count, "batch": made.batch, "images_per_second": count / whole,
+        "image_tower_alone": made.batch / alone, "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="tiny", help="tiny, or a name that open_clip knows (tiny)")
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    made = scorer(given.shape, "cuda" if cuda else "cpu", torch.float16 if cuda else torch.float32, given.batch)
+    if cuda:
+        cells = [rate(made, side, given.images) for side in given.sides]
+    else:
+        torch.set_num_threads(1)
+        cells = [compared(made, side, given.images, given.rounds) for side in given.sides]
+    import open_clip
+    import PIL
+
+    versions = {each.__name__: each.__version__ for each in (torch, open_clip, PIL, np)}
+    where = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {os.cpu_count()} cores"
+    found = {"date": datetime.date.today().isoformat(), "device": where, "shape": given.shape, "versions": versions}
+    text = json.dumps(found | {"cells": cells}, indent=1)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
