@@ -107,6 +107,16 @@ class Cosine:
             table[rows] = self.value(found @ self.texts(self._worded(prompts)).T).cpu()
         return table
 
+    @torch.no_grad()
+    def embed(self, pictures: Sequence[Picture]) -> Tensor:
+        """(n, d) unit vectors of the image tower; NaN in the row of a picture that cannot be read."""
+        encode = self.towers.images
+        rows, found = reading.features(pictures, self.geometry, encode, batch=self.batch, device=self.device)
+        table = torch.full((len(pictures), found.shape[-1]), torch.nan)
+        if rows:
+            table[rows] = found.cpu()
+        return table
+
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """P(first is better), (n,), at the temperature that the network was trained with."""
         return ByScore(self, self.spec.temperature or 0.0).prefer(first, second)

@@ -50,6 +50,8 @@ DENOISING = [name for name in registry.TABLE["method"] if registry.load("method"
 
 # Other settings of a method under which the same laws must hold, by what a test calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "dragon by kto": {"name": "dragon", "surrogate": "kto"},
+    "dragon unpaired": {"name": "dragon", "surrogate": "kto", "paired": False},
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
     "self_npo guided": {"name": "self_npo", "negative_scale": -5.0},
     "spo of the negative branch": {"name": "spo", "trains": "negative"},

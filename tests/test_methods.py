@@ -15,7 +15,7 @@ from visalign.learner import Step
 
 EVERY = sorted([*methods.DENOISING, *methods.VARIANTS])
 # A batch's numbers enter each record's loss, as the method's paper wants it (its docstring says so).
-COUPLED: set[str] = {"diffusion_kto"}
+COUPLED: set[str] = {"diffusion_kto", "dragon by kto", "dragon unpaired"}
 PREDICTIONS = ("epsilon", "v_prediction", "flow")
 
 

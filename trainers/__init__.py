@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .diffusion_dpo import DiffusionDPO as DiffusionDPO
     from .diffusion_kto import DiffusionKTO as DiffusionKTO
     from .diffusion_npo import DiffusionNPO as DiffusionNPO
+    from .dragon import DRAGON as DRAGON
     from .inpo import InPO as InPO
     from .inversion_dpo import InversionDPO as InversionDPO
     from .mapo import MaPO as MaPO

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from . import engine, registry
@@ -73,13 +74,15 @@ class Parts:
     model: UNetDenoiser
 
 
-def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
+def train(run: Run, screen: Screen, *, resume: bool = True, start: Mapping[str, Tensor] | None = None) -> Outcome:
     """Do the whole of a run. Every error that is the user's is raised before the first step.
 
+    `start` are weights by name that what is trained begins with, while the reference stays the run's model.
     Writes to `run.out`: run.yaml, metrics.jsonl, checkpoints/, validation/ and weights/.
     """
     ranks = Ranks(run.precision)
     parts = opened(run, ranks, screen)
+    begin(parts.model, start or {})
     with screen.stage(f"train {run.name}: {run.method['name']}, {len(parts.view)} records", total=run.steps) as stage:
         watch = Watch(run, parts, stage, ranks)
         summary = engine.train(run, parts.method, parts.model, parts.view, on_step=watch, resume=resume)
@@ -91,6 +94,17 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
     ranks.wait()
     left_out = dict(getattr(parts.view, "left_out", {}))
     return Outcome(run, summary, weights, parts.encoded.quarantine, left_out, parts.model.attention)
+
+
+@torch.no_grad()
+def begin(model: UNetDenoiser, start: Mapping[str, Tensor]) -> None:
+    """Copy these values into the trained weights of their names; ConfigError for names that are not trained."""
+    weights = model.trainable()
+    if start and start.keys() ^ weights.keys():
+        odd = min(start.keys() ^ weights.keys())
+        raise ConfigError(f"the weights to start from are of another model: they differ in {odd}")
+    for name, value in start.items():
+        weights[name].copy_(value)
 
 
 def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:

@@ -62,7 +62,7 @@ class Watch:
         """Give the model the weights of the best validation, if a scorer judged them; their step."""
         return self.selection.put(self.parts.model.trainable()) if self.scorer else None
 
-    def draw(self) -> list[NDArray[np.uint8]]:
+    def draw(self) -> NDArray[np.uint8]:
         """A picture of each validation prompt, always from the same noise."""
         asked, model = self.run.validation, self.parts.model
         device = next(model.parameters()).device
@@ -78,11 +78,11 @@ class Watch:
             painter, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
             device=device,
         )  # fmt: skip
-        made = [picture for batch in drawn for picture in batch]
+        made = np.concatenate(list(drawn))
         model.train()
         return made
 
-    def sheet(self, step: int, drawn: list[NDArray[np.uint8]]) -> Path:
+    def sheet(self, step: int, drawn: NDArray[np.uint8]) -> Path:
         """One sheet with every validation prompt, in validation/ of the run's folder."""
         prompts = self.run.validation.prompts
         cards = [report.Card(text, [report.Shot("", picture)]) for text, picture in zip(prompts, drawn, strict=True)]

@@ -42,6 +42,23 @@ def publish(model: UNetDenoiser, folder: Folder, out: Path, facts: Mapping[str, 
     return out
 
 
+def merged(base: Folder, lora: Path, out: Path) -> Path:
+    """The base with published adapters in its weights, as a pipeline folder at `out`, written whole or not at all."""
+    if (out / "model_index.json").is_file():
+        return out
+    unet = base.unet()
+    attach_lora(unet, lora)
+    unet.fuse_lora()
+    unet.unload_lora()
+    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        base.pipeline(unet=unet, **absent_parts(base)).save_pretrained(draft, safe_serialization=True)
+        os.replace(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return out
+
+
 def absent_parts(folder: Folder) -> dict[str, None]:
     """Optional parts that the index leaves empty, said so that diffusers does not look for them."""
     index = json.loads((folder.path / "model_index.json").read_text())
