@@ -58,6 +58,15 @@ def captioned(folder: Path) -> Path:
     return folder / "records.parquet"
 
 
+def sets(folder: Path) -> Path:
+    """The shipped candidates in a good and a bad set by the voters' taste, as `visalign sets` writes them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = ["--reward", "instance", "--scorer", "voters", "--out", str(folder / "records.parquet")]
+    if cli.main(["sets", "playground", *told]):
+        raise SystemExit("the sets could not be made")
+    return folder / "records.parquet"
+
+
 def unpaired(folder: Path) -> Path:
     """Of each prompt either the best candidate, liked, or the worst, disliked: no two labels of one prompt."""
     made = []
@@ -102,6 +111,7 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "votes": votes,
     "captions": captioned,
     "unpaired": unpaired,
+    "sets": sets,
     "noisy": noisy,
     "night": night,
 }

@@ -159,7 +159,7 @@ HEAD = """# Claims, and what reproduces on the playground
 
 Written by `benchmarks/claims.py` from the cells in `benchmarks/results/claims/`. Every trained row starts from the
 playground's base, has one setting that was fixed before its seeds were run, and may spend {budget} forwards of one
-picture, a backward counted as {backward}: what Diffusion-DPO spends in 100 steps of 24 pairs, half of what the demo
+picture, a backward counted as {backward}: what Diffusion-DPO spends in 60 steps of 24 pairs, a third of what the demo
 gives it. Rows that pay for many passes a record so take few steps. Judged are {count} held-out prompts, a picture each,
 from the same seeds for every row; three training seeds unless a row says otherwise. Intervals are 95 % bootstrap
 intervals over prompts. The playground is small: a direction that does not show here may well show elsewhere, and the

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from visalign import playground
 
 BACKWARD = 2  # a backward pass costs about two forward ones
-BUDGET = 100 * 24 * (2 * (1 + BACKWARD) + 2)  # forwards a row may spend: Diffusion-DPO's at 100 steps of 24 pairs
+BUDGET = 60 * 24 * (2 * (1 + BACKWARD) + 2)  # forwards a row may spend: Diffusion-DPO's at 60 steps of 24 pairs
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ ROWS = (
     Row("inpo", "DDIM-InPO", "playground_inpo"),
     Row("dcpo", "DCPO, a caption for each of a pair", "playground_dcpo", data="captions"),
     Row("diffusion_kto", "Diffusion-KTO, labels without pairs", "playground_diffusion_kto", data="unpaired"),
+    Row("inversion_dpo", "Inversion-DPO", "playground_inversion_dpo"),
+    Row("dpo_steps", "Diffusion-DPO in as many steps of 8", "playground_dpo", steps_of="inversion_dpo",
+        changes=("batch=8", "micro_batch=8")),
+    Row("spo", "SPO, on its own drawings", "playground_spo"),
+    Row("dragon", "DRAGON, sets by the voters' taste", "playground_dragon", data="sets"),
     # Near ties and noise: two random candidates a prompt, scored by a scorer that errs.
     Row("dpo_noisy", "Diffusion-DPO on noisy labels", "playground_dpo", data="noisy"),
     Row("smpo_noisy", "SmPO on noisy labels", "playground_smpo", data="noisy", changes=("method.span=1",)),
@@ -91,6 +96,10 @@ CLAIMS = (
     ),
     Claim("arXiv 2506.02698", "SmPO improves on DPO", "smpo", DPO),
     Claim("arXiv 2506.02698", "SmPO improves on DPO where labels are noisy or near ties", "smpo_noisy", "dpo_noisy"),
+    Claim("arXiv 2507.11554", "Inversion-DPO improves on DPO a step", "inversion_dpo", "dpo_steps"),
+    Claim("arXiv 2507.11554", "Inversion-DPO improves on DPO a pass", "inversion_dpo", DPO),
+    Claim("arXiv 2406.04314", "SPO improves on DPO", "spo", DPO),
+    Claim("arXiv 2504.15217", "DRAGON lifts the reward that made its sets", "dragon", "base"),
     Claim("arXiv 2503.18454", "inverted noise improves on drawn noise", "inpo", DPO),
     Claim("arXiv 2502.06023", "DCPO improves on DPO where losers do not fit the prompt", "dcpo", DPO),
     Claim("arXiv 2404.04465", "Diffusion-KTO learns from labels without pairs", "diffusion_kto", "base"),
