@@ -1,7 +1,7 @@
 """What a picture's score costs, decoding and preprocessing included: batches against one call a picture.
 
-    python benchmarks/scorers.py --out benchmarks/results/scorers.json                  (CPU, a tiny model)
-    python benchmarks/scorers.py --shape ViT-H-14 --out FILE                            (a GPU, random weights)
+    python benchmarks/scorer_speed.py --out benchmarks/results/scorers.json                  (CPU, a tiny model)
+    python benchmarks/scorer_speed.py --shape ViT-H-14 --out FILE                            (a GPU, random weights)
 
 The way of `for image, prompt in ...: scorer.score([sample])`, with everything loaded, stands for what the released
 packages do inside. On a CPU both ways take turns on a part of the pictures at a time, and what is read is the median
