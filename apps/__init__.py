@@ -18,3 +18,5 @@ if TYPE_CHECKING:  # for type checkers and editors
     from . import routes as routes
     from . import runs as runs
     from . import safety as safety
+    from . import tally as tally
+    from . import taste as taste

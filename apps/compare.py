@@ -22,6 +22,7 @@ from fastapi.middleware import Middleware
 from .desk import Desk, Setup
 from .routes import router
 from .safety import LOOPBACK, Guard, Policy, Refused, said
+from .taste import Taste
 
 T = TypeVar("T")
 PAGES = {"": "Grid", "vote": "Vote", "leaderboard": "Leaderboard", "answers": "Answers", "runs": "Runs"}
@@ -75,7 +76,7 @@ class Served:
 
 def compare(setup: Mapping[str, Any], door: Mapping[str, Any]) -> Served:
     """`serve` with the fields of Setup and Door as mappings: what `visalign compare` calls through the registry."""
-    return serve(Setup(**setup), Door(**door))
+    return serve(Setup(**{**setup, "taste": Taste(**setup["taste"])}), Door(**door))
 
 
 def serve(setup: Setup, door: Door) -> Served:

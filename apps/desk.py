@@ -23,6 +23,7 @@ from .marks import Marks
 from .pool import Artist, Pool, Spot
 from .runs import Runs
 from .safety import Refused, chosen, said
+from .taste import Taste
 
 VOTES = "votes"  # journals, votes.parquet and pictures: what `visalign train data.path=` reads
 MODELS = 6  # side by side on a screen
@@ -44,6 +45,7 @@ class Setup:
     aspects: Sequence[str] = ()  # what may be voted on besides the whole
     answers: Path | None = None
     runs: Mapping[str, Path] = field(default_factory=dict)
+    taste: Taste = field(default_factory=Taste)
     goal: int = 0  # votes a rater is asked for; 0: all pairs
 
 
@@ -162,6 +164,25 @@ class Desk:
         names = {each.id: each.name for each in artists}
         return found | {"names": names, "base": artists[0].id if artists else ""}
 
+    def taste(self, rater: str) -> dict[str, Any]:
+        """Models and pictures by a rater's own taste."""
+        cells = [(artist, spot, self.pool.cell(artist, spot)) for artist in self.pool.artists for spot in self._spots()]
+        pictures = [
+            {
+                "path": self.pool.path(cell.key),
+                "key": cell.key,
+                "prompt": spot.prompt,
+                "seed": spot.seed,
+                "model": artist.name,
+            }
+            for artist, spot, cell in cells
+            if cell.state == "ready"
+        ]
+        return self.setup.taste.ranked(rater, self.booth.votes(), self.votes, pictures, self.folder / "taste")
+
+    def _spots(self) -> list[Spot]:
+        return list(dict.fromkeys(spot for _, spot in list(self.pool.cells)))
+
     def exported(self, kind: str) -> Path:
         """The votes as a file to take away; `kind` is one of export.KINDS."""
         name, write = export.KINDS[chosen(kind, "an export", export.KINDS)]
@@ -207,4 +228,4 @@ class Desk:
             raise Refused("no model trained from these votes is waiting; run the recipe's command first")
         artist = Artist("trained", Source.find(str(self.folder / "trained")), self.setup.settings)
         self.pool.artists.append(artist)
-        self.pool.want(list(dict.fromkeys(spot for _, spot in list(self.pool.cells))), [artist])
+        self.pool.want(self._spots(), [artist])

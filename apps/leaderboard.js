@@ -1,6 +1,7 @@
 // What the votes say: strengths and win rates with intervals, the side's worth, who agrees with whom, and what next.
 
-import { ask, choices, count, el, empty, percent, query, shell, told, url } from './page.js';
+import { ask, choices, count, el, empty, percent, query, rater, score, shell, told, url } from './page.js';
+import { crisp } from './stage.js';
 import { heat, meter, whisker } from './charts.js';
 
 export function mount(element) {
@@ -31,7 +32,7 @@ class Board {
     }
     this.view.replaceChildren(el('div', { class: 'columns' },
       el('div', { class: 'stack' }, standings(found), meetings(found), scorers(found)),
-      el('div', { class: 'stack' }, side(found), raters(found), this.training(), exports())));
+      el('div', { class: 'stack' }, side(found), raters(found), taste(), this.training(), exports())));
   }
 
   controls(found) {
@@ -52,7 +53,7 @@ class Board {
         const made = await ask('desk/recipe', {});
         out.replaceChildren(el('div', { class: 'command' }, el('pre', { id: 'command' }, made.command),
           el('button', { class: 'quiet', type: 'button', onclick: () => navigator.clipboard?.writeText(made.command) }, 'Copy')), el('pre', { tabindex: '0' }, made.recipe));
-      }) }, 'Write the recipe'), el('div', { style: 'height:12px' }), out);
+      }) }, 'Write the recipe'), out);
   }
 }
 
@@ -111,6 +112,26 @@ function scorers(found) {
     el('td', { class: 'interval' }, each.share ? `${percent(each.share.low)} … ${percent(each.share.high)} of ${count(each.share.count, 'vote')}` : 'no decided vote on pictures with scores')));
   return el('section', { class: 'card' }, el('h2', {}, 'Scorers against people'), el('p', { class: 'note' }, 'How often the picture with the higher score is the one that was voted for; ties left aside.'),
     el('div', { class: 'scroll' }, el('table', { class: 'rank' }, el('caption', { class: 'unseen' }, 'Agreement of scorers with votes'), el('tbody', {}, rows))));
+}
+
+function taste() {
+  const out = el('div', { class: 'stack' });
+  return el('section', { class: 'card' }, el('h2', {}, 'Your taste'),
+    el('p', { class: 'note' }, `Reads a taste from the votes of ${rater()}, and ranks models and pictures by it.`),
+    el('button', { type: 'button', onclick: told(async () => out.replaceChildren(...ranking(await ask('desk/taste', { rater: rater() })))) }, 'Fit my taste'), out);
+}
+
+function ranking(found) {
+  const { checked } = found;
+  return [
+    el('p', { class: 'interval' }, `Agrees with ${percent(checked.value)} (${percent(checked.low)} … ${percent(checked.high)}) of ${count(checked.count, 'vote')} of yours that it was not shown.`),
+    el('table', { class: 'rank' }, el('caption', { class: 'unseen' }, 'Models by your taste'), el('tbody', {}, found.models.map((each) =>
+      el('tr', {}, el('td', {}, each.model), el('td', { class: 'number' }, score(each.mean)))))),
+    el('div', { class: 'best' }, found.pictures.map((each) => {
+      const image = el('img', { src: url(`desk/picture/${each.key}`), title: each.prompt, alt: `${each.prompt}, drawn by ${each.model} from seed ${each.seed}: ${score(each.value)}`, onload: () => crisp(image) });
+      return image;
+    })),
+  ];
 }
 
 function exports() {

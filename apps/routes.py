@@ -143,6 +143,10 @@ def _board(desk: Desk) -> APIRouter:
         path = desk.exported(kind)
         return FileResponse(path, filename=path.name, headers=NEVER)
 
+    @made.post("/taste")
+    def taste(rater: Annotated[str, Body(embed=True)]) -> dict[str, Any]:
+        return desk.taste(desk.rater(rater))
+
     @made.post("/recipe")
     def recipe() -> dict[str, str]:
         return desk.recipe()

@@ -74,7 +74,7 @@ def drawn(at: desk.Desk) -> desk.Desk:
     return at
 
 
-def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 300.0) -> None:
     """Wait for something; fails if it takes too long."""
     end = time.monotonic() + seconds
     while not holds():

@@ -32,6 +32,7 @@ HEAVY = {
     "open_clip": ("scorers/", "visalign/playground/"),
     "pandas": ("visalign/data/", "visalign/evaluation/"),
     "peft": ("visalign/models/weights.py",),
+    "playwright": (),
     "pyarrow": ("visalign/data/", "visalign/evaluation/"),
     "rich": ("visalign/cli", "visalign/evaluation/"),
     "scipy": ("visalign/evaluation/", "visalign/playground/", "scorers/"),

@@ -26,7 +26,12 @@ def vote(number: int, verdict: str = "first") -> Preference:
 def test_a_vote_is_on_the_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(file), real(file))[1])
+
+    def sync(file: int) -> None:
+        synced.append(file)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", sync)
     book = Journal(tmp_path)
     book.append(vote(1), seconds=2.5)
     assert len(synced) == 1

@@ -26,6 +26,14 @@ def add(commands: words.Commands) -> None:
     made.add_argument("--scorers", nargs="*", default=[], metavar="NAME", help="who scores every picture")
     made.add_argument("--aspects", nargs="*", default=[], metavar="WORD", help="what else may be voted on")
     made.add_argument("--goal", type=int, default=0, metavar="N", help="votes that each rater is asked for (all pairs)")
+    made.add_argument(
+        "--taste",
+        metavar="FEATURES",
+        help="what raters' tastes are read by: checker, hpsv2.1 … (checker on the playground)",
+    )
+    made.add_argument(
+        "--tastes", metavar="FILE", help="a population of tastes that `visalign users` wrote (this one's raters)"
+    )
     made.add_argument("--answers", metavar="FILE", help="JSON lines of multimodal models' answers")
     made.add_argument("--runs", nargs="*", default=[], metavar="DIR", help="training runs to watch besides the models'")
     made.add_argument("--out", default="runs/compare", metavar="DIR", help="pictures and votes; kept (runs/compare)")
@@ -84,6 +92,10 @@ def compared(given: Any) -> dict[str, Any]:
         "aspects": given.aspects,
         "answers": Path(given.answers).expanduser() if given.answers else None,
         "runs": watched(given),
+        "taste": {
+            "features": given.taste or ("checker" if given.models[0] == "playground" else ""),
+            "population": Path(given.tastes).expanduser() if given.tastes else None,
+        },
         "goal": given.goal,
     }
 
