@@ -29,6 +29,7 @@ VOTES = "votes"  # journals, votes.parquet and pictures: what `visalign train da
 MODELS = 6  # side by side on a screen
 PROMPT, RATER = 2000, 64  # characters
 SEEDS = 16  # of one prompt
+OWN = 500  # prompts that users may ask for
 RECIPES = {"StableDiffusionPipeline": "sd15_dpo", "StableDiffusionXLPipeline": "sdxl_dpo"}  # by pipeline class
 
 
@@ -60,10 +61,13 @@ class Desk:
         artists = [Artist(name, source, setup.settings) for name, source in setup.models.items()]
         self.pool = Pool(self.votes, artists, self.marks)
         self.booth = Booth(self.votes, self.pool, setup.aspects)
+        self.own = self.folder / "prompts.jsonl"  # prompts that users asked for, with their seeds
         self.prompts = list(dict.fromkeys(setup.prompts))
         self.answers = Answers(setup.answers) if setup.answers else None
         self.runs = Runs(setup.runs)
         self.pool.want([Spot(prompt, seed) for prompt in self.prompts for seed in setup.seeds])
+        for line in self.own.read_text(encoding="utf-8").splitlines() if self.own.is_file() else []:
+            self._take(**json.loads(line))
 
     def start(self) -> None:
         """Begin to draw."""
@@ -121,10 +125,18 @@ class Desk:
             raise Refused("write a prompt first")
         if not 1 <= seeds <= SEEDS:
             raise Refused(f"a prompt has 1 to {SEEDS} seeds, asked for {seeds}")
+        if text not in self.prompts and len(self.prompts) >= len(self.setup.prompts) + OWN:
+            raise Refused(f"{OWN} prompts were asked for already: start another comparison")
         if text not in self.prompts:
-            self.prompts.insert(0, text)
-        self.pool.want([Spot(text, seed) for seed in range(seeds)], first=True)
+            with self.own.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"prompt": text, "seeds": seeds}) + "\n")
+        self._take(text, seeds)
         return text
+
+    def _take(self, prompt: str, seeds: int) -> None:
+        if prompt not in self.prompts:
+            self.prompts.insert(0, prompt)
+        self.pool.want([Spot(prompt, seed) for seed in range(seeds)], first=True)
 
     def rater(self, name: Any) -> str:
         """A rater's name as records hold it."""

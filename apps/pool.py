@@ -78,7 +78,9 @@ class Artist:
     def load(self) -> Drawer:
         """The model, in memory from now on."""
         if self.drawer is None:
-            self.drawer = Drawer(self.source, self.settings)
+            drawer = Drawer(self.source, self.settings)
+            LOG.info("%s draws with the weights %s", self.name, drawer.weights_hash)  # hashed before others may ask
+            self.drawer = drawer
         return self.drawer
 
     @property

@@ -16,7 +16,7 @@ from compared import EVIL, PROMPTS, Broken, drawn, setup, until
 from PIL import Image
 
 from visalign import config
-from visalign.apps import answers, board, desk, marks, pool, runs
+from visalign.apps import answers, board, desk, marks, pool, runs, taste
 from visalign.apps.safety import Refused
 from visalign.data import media, sources, store
 from visalign.evaluation import arena
@@ -163,6 +163,38 @@ def test_votes_are_taken_away_in_three_forms_that_read_back(at: desk.Desk, tmp_p
         assert np.abs(near).mean() < 6  # JPEG
     with pytest.raises(Refused, match="an export must be one of parquet, jsonl, pickapic"):
         at.exported("pickle")
+
+
+def test_a_taste_is_read_from_votes_and_ranks_by_it(at: desk.Desk) -> None:
+    """A rater who votes for the darker picture: the fit agrees on votes that it was not shown, and ranks dark first."""
+    for prompt in PROMPTS[:4]:
+        at.ask(prompt, 6)
+    drawn(at)
+    with pytest.raises(Refused, match="start the app with --taste"):
+        at.taste("dark")
+    object.__setattr__(at.setup, "taste", taste.Taste("checker"))
+    with pytest.raises(Refused, match="8 decided votes or more; nobody has 0"):
+        at.taste("nobody")
+    while (asked := at.booth.next("dark")) is not None:
+        left, right = (np.asarray(Image.open(at.booth.picture(name))).mean() for name in asked.blind)
+        at.booth.vote(asked.id, "dark", "left" if left < right else "right")
+    found = at.taste("dark")
+    assert found["checked"]["value"] > 0.5
+    assert found["votes"] == at.booth.progress("dark")["mine"] >= 20
+    shades = [np.asarray(Image.open(at.pool.path(each["key"]))).mean() for each in found["pictures"]]
+    every = [np.asarray(Image.open(path)).mean() for path in (at.votes / "pictures").iterdir()]
+    assert np.mean(shades) < np.mean(every)
+    assert [row["model"] for row in found["models"]] in (["base", "shaken"], ["shaken", "base"])
+    assert {"value", "prompt", "model", "seed", "key"} == set(found["pictures"][0])
+
+
+def test_prompts_that_users_asked_for_are_there_after_a_restart(at: desk.Desk) -> None:
+    at.ask("two blue rings", 3)
+    drawn(at)
+    again = desk.Desk(at.setup)
+    assert again.prompts[0] == "two blue rings"
+    assert [line["seed"] for line in again.row("two blue rings")["seeds"]] == [0, 1, 2]
+    again.booth.journal.close()
 
 
 def test_the_recipe_is_a_run_on_the_votes_as_they_are(at: desk.Desk) -> None:
