@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .ensemble import Ensemble as Ensemble
     from .hpsv2 import HPSv2 as HPSv2
     from .image_reward import ImageReward as ImageReward
+    from .likeness import Likeness as Likeness
     from .mps import MPS as MPS
     from .personal import Personal as Personal
     from .pickscore import PickScore as PickScore

@@ -79,6 +79,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "aesthetic_v2": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's improved aesthetic predictor"),
         "aesthetic_v1": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's first one", {"version": "1"}),
         "ensemble": Entry("visalign.scorers.ensemble:Ensemble", "scorers as one: mean, worst case, harmonic, …"),
+        "likeness": Entry("visalign.scorers.likeness:Likeness", "likeness to the pictures of a folder: a subject"),
         "looks": Entry("visalign.scorers.statistics:Looks", "statistics of the picture, alarms of reward hacking"),
     },
     "reward_model": {
@@ -93,9 +94,11 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "profile": Entry("visalign.scorers.profiles:ProfileReader", "what a vision-language model makes of a user's votes"),
     },
     "captioner": {
+        "local": Entry("visalign.models.writers:LocalCaptioner", "an image-to-text model's folder (BLIP, LLaVA, …)"),
         "checker": Entry("visalign.playground.writers:Describer", "says what a playground picture shows"),
     },
     "rewriter": {
+        "local": Entry("visalign.models.writers:LocalRewriter", "a language model's folder, DIPPER for one"),
         "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or something near it"),
     },
     "latent_scorer": {

@@ -40,6 +40,62 @@ def add(commands: words.Commands) -> None:
     voted.add_argument("--records", metavar="FILE", help="with the candidates (those that ship)")
     voted.add_argument("--seed", type=int, default=0, help="of who votes on what, and how (0)")
     voted.add_argument("--out", default="runs/playground_users", metavar="DIR", help="where to (runs/playground_users)")
+    figure = words.command(
+        jobs, "subject", "a figure that the base has never seen, paired with the base's own pictures",
+        "visalign playground subject --out runs/zorp", subject,
+    )  # fmt: skip
+    figure.add_argument("--count", type=int, default=4, help="pictures of the figure (4)")
+    figure.add_argument("--others", type=int, default=16, help="the base's pictures of each of its prompts (16)")
+    figure.add_argument("--balance", type=float, default=0.0, help="lambda of the reward, likeness against text (0.0)")
+    figure.add_argument("--out", default="runs/zorp", metavar="DIR", help="where to (runs/zorp)")
+
+
+def subject(given: Any) -> int:
+    """The figure's pictures, the base's, and records of every two with the harmonic reward of both, for RPO."""
+    from pathlib import Path
+
+    from .. import playground
+    from ..data import store
+    from ..drawing import Settings, draw
+    from ..evaluation.report import png
+    from ..playground.subject import CAPTION, OTHERS, portrait
+    from ..records import Preference
+    from .screen import Screen
+
+    screen, out = Screen(), Path(given.out)
+    asked = [prompt for prompt in OTHERS for _ in range(given.others)]
+    how = Settings(playground.STEPS, playground.GUIDANCE)
+    drawn = draw("playground", asked, range(len(asked)), how, screen, title="draw with the base")
+    pictures = {f"subject/{row}.png": portrait(row) for row in range(given.count)}
+    pictures |= {f"others/{row:04d}.png": each for row, each in enumerate(drawn)}
+    for name, picture in pictures.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(png(picture))
+    told = dict(zip(pictures, [CAPTION] * given.count + asked, strict=True))
+    values = rewards(told, out, given.balance)
+    records = []
+    for row, text in enumerate(asked):
+        items = (f"subject/{row % given.count}.png", f"others/{row:04d}.png")
+        scores = [values[item] for item in items]
+        records.append(Preference(CAPTION, items, scores, judge="harmonic", captions=(CAPTION, text)))  # type: ignore[arg-type]
+    store.write(records, out / "records.parquet")
+    screen.say(f"{len(records)} pairs in {out / 'records.parquet'}, the figure's pictures in {out / 'subject'}")
+    screen.say("next: visalign train playground_rpo")
+    return 0
+
+
+def rewards(told: dict[str, str], root: Any, balance: float) -> dict[str, float]:
+    """The lambda-harmonic reward of each picture under its text: likeness to the figure, and cosine to the text."""
+    import torch
+
+    from .. import registry, transforms
+    from ..scoring import Sample
+
+    samples = [Sample(text, image=root / name) for name, text in told.items()]
+    likeness = registry.build("scorer", {"name": "likeness", "exemplars": str(root / "subject")}).score(samples)
+    faithful = registry.build("scorer", "playground_hps").score(samples)
+    both = torch.stack([likeness.values.double(), (faithful.values.double() + 1) / 2])
+    return dict(zip(told, transforms.harmonic(both, balance=balance).tolist(), strict=True))
 
 
 def show(given: Any) -> int:
