@@ -125,8 +125,9 @@ def test_one_prompt_is_for_all_images_and_a_list_is_one_each() -> None:
     assert len(paired(torch.zeros(3, 3, 4, 4), "a")) == 3
     with pytest.raises(ValueError, match=r"2 images and 1 prompts: .* score_matrix"):
         paired(two, ["a"])
-    with pytest.raises(TypeError, match="put it in a list"):
-        paired(picture(), "a")  # type: ignore[arg-type]
+    for one in (picture(), torch.zeros(3, 4, 4), PIXELS, "a.png"):
+        with pytest.raises(TypeError, match="put it in a list"):
+            paired(one, "a")  # type: ignore[arg-type]
 
 
 def test_a_scorer_prefers_at_the_temperature_of_its_spec() -> None:

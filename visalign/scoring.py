@@ -173,10 +173,8 @@ def opened(samples: Iterable[Sample]) -> Iterator[Image.Image | ImageError]:
 
 def paired(pictures: Sequence[Picture] | Tensor, prompts: str | Sequence[str]) -> list[Sample]:
     """One sample an image: with the one prompt given as text, or with its own of a list of the same length."""
-    if isinstance(pictures, images.ONE):
-        raise TypeError(
-            f"images must be a list or a batch of them, got one {type(pictures).__name__}: put it in a list"
-        )
+    if isinstance(pictures, images.ONE) or getattr(pictures, "ndim", 4) != 4:
+        raise TypeError(f"images must be a list or a 4-d batch, got one {type(pictures).__name__}: put it in a list")
     texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
     if len(texts) != len(pictures):
         raise ValueError(
