@@ -1,0 +1,159 @@
+"""Does PPD please users whom it never saw, by 4 votes of theirs, more than Diffusion-DPO on everybody's votes?
+
+    make bench-ppd                 (about 10 minutes on two cores)
+
+96 simulated users vote on the shipped candidates; PPD and Diffusion-DPO (the recipes playground_ppd and playground_dpo)
+train on the same votes, DPO without knowing whose they are. 60 other users cast 4 votes each, from which their
+embeddings are read. Each has 6 held-out prompts drawn by PPD, by PPD told of nobody, by DPO and by the base, from the
+same seeds. A win is the higher utility for the user; intervals are over users. Writes benchmarks/results/ppd.json and
+docs/images/ppd_users.png: prompts and seeds, drawn for users who differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from visalign import config, job, personal, playground
+from visalign.cli import main as visalign
+from visalign.cli.screen import Screen
+from visalign.data import sources
+from visalign.drawing import Drawer, Settings
+from visalign.evaluation import report
+from visalign.evaluation.statistics import mean, win_rate
+from visalign.playground import checker, corpus, users
+from visalign.playground.users import User, looks
+from visalign.sampling import pictures
+from visalign.source import Source
+
+HERE = Path(__file__).resolve().parent
+FIRST, UNSEEN, EACH, SHOTS = 96, 60, 6, 4
+HOW = Settings(steps=playground.STEPS, guidance=playground.GUIDANCE)
+SIZE = (32, 32)
+
+
+def prepared(out: Path) -> None:
+    """Votes, embeddings and both runs, as the recipes' first lines say."""
+    visalign(["playground", "users", "--out", str(out / "votes")])
+    visalign(["users", str(out / "votes" / "records.parquet"), "--shots", "12", "--out", str(out / "read")])
+    records, read = f"data.path={out / 'read' / 'records.parquet'}", f"data.users={out / 'read' / 'users.safetensors'}"
+    places = {"ppd": [records, read], "dpo": [records]}
+    for name, changes in places.items():
+        settings = [*changes, f"data.cache={out / 'cache'}", f"out={out / name}"]
+        job.train(config.load(f"playground_{name}", settings), Screen())
+
+
+def strangers(out: Path) -> dict[str, Tensor]:
+    """The embeddings of the unseen users, each from SHOTS votes on two candidates."""
+    few = out / "few"
+    votes = ["--first", str(FIRST), "--count", str(UNSEEN), "--votes", str(SHOTS), "--pairs", "--seed", "1"]
+    visalign(["playground", "users", *votes, "--out", str(few)])
+    tastes = ["--tastes", str(out / "read" / "tastes.safetensors"), "--shots", str(SHOTS)]
+    visalign(["users", str(few / "records.parquet"), *tastes, "--out", str(few / "read")])
+    return sources.users(few / "read" / "users.safetensors")
+
+
+def drawn(model: Path | str, asked: list[tuple[str, int]], embeddings: list[Tensor] | None) -> NDArray[np.uint8]:
+    """Prompts from seeds by a run, EACH at a time for each user's embedding, or for nobody."""
+    drawer = Drawer(Source.find(str(model)), HOW)
+    made = []
+    for place in range(0, len(asked), EACH):
+        prompts, seeds = zip(*asked[place : place + EACH], strict=True)
+        painter: Any = drawer.painter
+        if embeddings is not None:
+            painter = personal.Addressed(drawer.encoders, embeddings[place // EACH])
+        made += pictures(
+            painter, drawer.model, prompts, seeds, size=SIZE, steps=HOW.steps, guidance=HOW.guidance
+        )  # fmt: skip
+    return np.concatenate(made)
+
+
+def liked(people: list[User], drawn: NDArray[np.uint8], prompts: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(users x EACH,) each user's utility of their pictures, and of these the taste alone."""
+    seen, overall = looks(drawn), checker.scores(drawn, prompts)["overall"]
+    whole, taste = np.zeros(len(prompts)), np.zeros(len(prompts))
+    for place, user in enumerate(people):
+        own = slice(place * EACH, (place + 1) * EACH)
+        of = {name: values[own] for name, values in seen.items()}
+        whole[own], taste[own] = user.likes(of, overall[own]), user.likes(of, 0 * overall[own])
+    return whole, taste
+
+
+def compared(out: Path) -> dict[str, Any]:
+    """Everything, of every model."""
+    people = users.users(FIRST + UNSEEN)[FIRST:]
+    embeddings = strangers(out)
+    prompts = corpus.prompts("heldout", UNSEEN * EACH)
+    asked = list(zip(prompts, range(len(prompts)), strict=True))
+    made = {
+        "ppd": drawn(out / "ppd", asked, [embeddings[user.name] for user in people]),
+        "ppd for nobody": drawn(out / "ppd", asked, None),
+        "dpo": drawn(out / "dpo", asked, None),
+        "base": drawn("playground", asked, None),
+    }
+    who = [user.name for user in people for _ in range(EACH)]
+    felt = {name: liked(people, each, prompts) for name, each in made.items()}
+    right = {name: float((checker.scores(each, prompts)["overall"] > 0.5).mean()) for name, each in made.items()}
+    wins = {
+        other: {
+            "win_rate": win_rate((np.sign(felt["ppd"][0] - felt[other][0]) + 1) / 2, who).json(),
+            "utility": mean(felt["ppd"][0] - felt[other][0], who).json(),
+            "taste": mean(felt["ppd"][1] - felt[other][1], who).json(),
+            "taste_win_rate": win_rate((np.sign(felt["ppd"][1] - felt[other][1]) + 1) / 2, who).json(),
+        }
+        for other in list(felt)[1:]
+    }
+    return {"clean_and_right": right, "ppd_against": wins}
+
+
+def sheet(out: Path, embeddings: Mapping[str, Tensor]) -> NDArray[np.uint8]:
+    """The base, nobody, and six users: four prompts each from one seed."""
+    people = users.users(FIRST)[:6]
+    prompts = corpus.prompts("heldout", 4)
+    drawer = Drawer(Source.find(str(out / "ppd")), HOW)
+    told = {"nobody": torch.zeros_like(next(iter(embeddings.values())))}
+    told |= {user.describe().removeprefix("likes "): embeddings[user.name] for user in people}
+    cards = []
+    for seed, prompt in enumerate(prompts):
+        shots = []
+        for name, each in told.items():
+            painter = personal.Addressed(drawer.encoders, each)
+            (picture,) = pictures(
+                painter, drawer.model, [prompt], [seed], size=SIZE, steps=HOW.steps, guidance=HOW.guidance
+            )
+            shots.append(report.Shot(name, picture[0]))
+        cards.append(report.Card(prompt, shots))
+    return report.contact_sheet(cards, across=1)
+
+
+def main() -> None:
+    """Train, unless it is done already; measure, print, write."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--out", type=Path, default=Path("runs/ppd_bench"))
+    given = asked.parse_args()
+    if not all((given.out / name / "weights").is_dir() for name in ("ppd", "dpo")):
+        prepared(given.out)
+    found = compared(given.out)
+    told = {"machine": platform.platform(), "users": UNSEEN, "prompts_each": EACH, "shots": SHOTS, **found}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "ppd.json").write_text(json.dumps(told, indent=1) + "\n")
+    picture = sheet(given.out, sources.users(given.out / "read" / "users.safetensors"))
+    Image.fromarray(picture).save(HERE.parent / "docs" / "images" / "ppd_users.png", optimize=True)
+    print({name: round(value, 3) for name, value in found["clean_and_right"].items()})
+    for other, row in found["ppd_against"].items():
+        for name, each in row.items():
+            print(f"ppd against {other}: {name} {each['value']:+.3f} [{each['low']:+.3f}, {each['high']:+.3f}]")
+
+
+if __name__ == "__main__":
+    main()
