@@ -101,7 +101,7 @@ class Crop:
 
 def unit(image: Image.Image) -> Tensor:
     """(3, h, w) in [0, 1] of an RGB picture."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
 
 
 def resized(pixels: Tensor, tall: int, wide: int, *, antialias: bool) -> Tensor:
