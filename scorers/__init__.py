@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .rules import Rules as Rules
     from .rules import Taste as Taste
     from .statistics import Looks as Looks
+    from .vlm_judge import VLMJudge as VLMJudge
 
 
 def load(name: str, **settings: Any) -> Scorer:

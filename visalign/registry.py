@@ -80,7 +80,15 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "aesthetic_v1": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's first one", {"version": "1"}),
         "ensemble": Entry("visalign.scorers.ensemble:Ensemble", "scorers as one: mean, worst case, harmonic, …"),
         "likeness": Entry("visalign.scorers.likeness:Likeness", "likeness to the pictures of a folder: a subject"),
+        "vlm": Entry("visalign.scorers.vlm_judge:VLMJudge", "a vision-language model rates, by a rubric"),
         "looks": Entry("visalign.scorers.statistics:Looks", "statistics of the picture, alarms of reward hacking"),
+    },
+    "judge": {
+        "vlm": Entry("visalign.scorers.vlm_judge:VLMJudge", "a vision-language model compares, by a rubric"),
+    },
+    "chat": {
+        "endpoint": Entry("visalign.scorers.endpoint:Endpoint", "any server that speaks OpenAI's chat completions"),
+        "local": Entry("visalign.scorers.local_vlm:LocalVLM", "an image-text-to-text model, in a folder"),
     },
     "reward_model": {
         "open_clip": Entry("visalign.scorers.trainable:OpenClipReward", "a CLIP of open_clip, or a head on it"),

@@ -37,6 +37,7 @@ RUN_FAILED = (
     ("visalign.checkpoint", "CheckpointError"),
     ("visalign.engine", "NonFiniteError"),
     ("visalign.learner", "NonFiniteError"),
+    ("visalign.scorers.endpoint", "EndpointError"),
 )
 
 
@@ -64,6 +65,7 @@ def parser() -> Parser:
         demo,
         evaluate,
         generate,
+        judge,
         label,
         names,
         playground,
@@ -90,6 +92,7 @@ def parser() -> Parser:
         train,
         generate,
         label,
+        judge,
         caption,
         sets,
         rounds,

@@ -1,11 +1,11 @@
-"""visalign label: a scorer judges pictures; its scores become preference records."""
+"""visalign label: a scorer or a judge looks at pictures; what it says becomes preference records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import words
+from . import judge, words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,9 @@ def add(commands: words.Commands) -> None:
     """The command."""
     made = words.command(commands, "label", "let a scorer judge pictures and write preference records", EXAMPLE, run)
     made.add_argument("pictures", metavar="PATH", help="records, or a folder of pictures with NAME.txt prompts")
-    made.add_argument("--scorer", required=True, metavar="NAME", help="who judges (visalign list scorer)")
+    who = made.add_mutually_exclusive_group(required=True)
+    who.add_argument("--scorer", metavar="NAME", help="who scores each picture (visalign list scorer)")
+    who.add_argument("--judge", metavar="YAML", help="who compares them two by two: a name, or {name: vlm, backend: …}")
     made.add_argument(
         "--out", metavar="FILE", help="a .parquet or .jsonl file (labels-NAME.parquet beside the records)"
     )
@@ -29,7 +31,7 @@ def add(commands: words.Commands) -> None:
 
 
 def run(given: Any) -> int:
-    """Score every item of every record."""
+    """Score every item of every record, or compare them two by two."""
     from pathlib import Path
 
     from .. import registry
@@ -37,9 +39,11 @@ def run(given: Any) -> int:
     from .screen import Screen
 
     screen, path = Screen(), Path(given.pictures).expanduser()
-    scorer = registry.build("scorer", given.scorer)
     records = bare(path) if path.is_dir() and not _holds_records(path) else sources.open_source(path)
     root = sources.root(path)
+    if given.judge:
+        return judge.label(records, root, given, screen)
+    scorer = registry.build("scorer", given.scorer)
     out = Path(given.out) if given.out else root / f"labels-{scorer.name}.parquet"
     samples = list(seen(records, root))
     values: list[float] = []

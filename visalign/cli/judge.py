@@ -1,0 +1,180 @@
+"""visalign judge: what a judge leans to; and the pairwise half of `visalign label`, which asks one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from . import words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..records import Preference
+    from ..rulings import PairJudge, Ruling
+    from ..scoring import Sample
+    from .screen import Screen
+
+EXAMPLE = "visalign judge bias runs/pictures/labels-vlm.rulings --own sdxl-dpo"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # an item that ends otherwise is an answer in words
+Chosen = tuple["Preference", int, int]  # a record, and the indices of two of its items
+
+
+def add(commands: words.Commands) -> None:
+    """The command and its one sub-command."""
+    made = words.command(commands, "judge", "what a judge leans to: place, size, its own, itself", EXAMPLE, bias)
+    made.add_argument("what", choices=["bias"], help="a report on the rulings that visalign label --judge writes")
+    made.add_argument("rulings", metavar="FILE", help="the .rulings file")
+    made.add_argument("--own", default="", metavar="A,B", help="models of the judge's own family")
+    made.add_argument("--against", metavar="RECORDS", help="preferences of people, or of a judge to be trusted")
+    made.add_argument("--out", metavar="FILE", help="the report as JSON")
+
+
+def bias(given: Any) -> int:
+    """Print the report, and write it as JSON."""
+    from pathlib import Path
+
+    from .. import rulings
+    from ..data import sources
+    from ..data.shards import replace_file
+    from ..evaluation import bias
+    from .screen import Screen
+
+    path = Path(given.rulings).expanduser()
+    if not path.is_file():
+        raise words.UsageError(f"no file of rulings at {path}: visalign label RECORDS --judge … writes one")
+    trusted = bias.trusted(sources.open_source(given.against)) if given.against else {}
+    own = frozenset(each for each in given.own.split(",") if each)
+    report = bias.examine(list(rulings.read(path)), own=own, trusted=trusted)
+    screen = Screen()
+    screen.table(f"What {path.stem} leans to", ["", "measured", "unbiased", "in words"], report.rows())
+    if given.out:
+        replace_file(Path(given.out).expanduser(), report.text().encode())
+        screen.say(f"the report is in {given.out}")
+    return 0
+
+
+def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen) -> int:
+    """Ask a judge about every two items of every record, and write preferences and rulings.
+
+    Answers are kept beside the output as they come: a run that was killed goes on without asking again.
+    """
+    from pathlib import Path
+
+    from .. import rulings
+    from ..data import store
+
+    out = Path(given.out).expanduser() if given.out else None
+    judge = _built(given.judge, (out.parent if out else root) / ".judge-answers")
+    out = out or root / f"labels-{judge.name}.parquet"
+    pairs = [(record, i, j) for record in records for i, j in combinations(range(len(record.items)), 2)]
+    if not pairs:
+        raise words.UsageError("no record has two items to compare: a judge compares, a scorer rates (--scorer)")
+    made: dict[str, Preference] = {}
+    said: list[Ruling] = []
+    with screen.stage(f"compare with {judge.name}", total=len(pairs)) as stage:
+        for start in range(0, len(pairs), given.batch):
+            part = pairs[start : start + given.batch]
+            for chosen, ruled in zip(part, ruled_on(judge, part, root), strict=True):
+                said += ruled
+                made |= {each.key: each for each in settled(judge, chosen, ruled, root, out.parent)}
+            stage(start + len(part))
+    store.write(list(made.values()), out)
+    rulings.write(said, out.with_suffix(".rulings"))
+    _tell(list(made.values()), said, out, screen)
+    return 0
+
+
+def _built(given: str, book: Path) -> PairJudge:
+    """The judge, with the book of its answers beside the output unless it was told of another."""
+    import inspect
+
+    from .. import registry
+    from ..rulings import PairJudge
+
+    named = words.named(given)
+    settings = dict(named) if isinstance(named, dict) else {"name": named}
+    known = inspect.signature(registry.load("judge", str(settings.get("name")))).parameters
+    made = registry.build("judge", {"book": str(book), **settings} if "book" in known else settings)
+    if not isinstance(made, PairJudge):
+        raise words.UsageError(f"{settings['name']} says no rulings: a judge needs name, rulings and settled")
+    return made
+
+
+def ruled_on(judge: PairJudge, pairs: Sequence[Chosen], root: Path) -> list[list[Ruling]]:
+    """The rulings on each pair with its items' names, sizes and models; what cannot be opened is not asked about."""
+    from dataclasses import replace
+
+    from ..rulings import Ruling
+
+    found = [opened(*each, root) for each in pairs]
+    good = [each for each in found if not isinstance(each, str)]
+    asked = iter(judge.rulings([one for (one, _), _ in good], [other for (_, other), _ in good]))
+    ruled: list[list[Ruling]] = []
+    for (record, i, j), each in zip(pairs, found, strict=True):
+        items = record.items[i], record.items[j]
+        if isinstance(each, str):
+            ruled.append([Ruling(record.prompt, items, float("nan"), reason=each)])
+            continue
+        models = (record.models[i], record.models[j]) if record.models else None
+        ruled.append([replace(one, items=items, sizes=each[1], models=models) for one in next(asked)])
+    return ruled
+
+
+def opened(record: Preference, i: int, j: int, root: Path) -> tuple[tuple[Sample, Sample], tuple[float, float]] | str:
+    """Two items as samples with their sizes (bytes of pictures, words of answers), or why one cannot be opened."""
+    from ..data import media
+    from ..images import ImageError
+    from ..scoring import Sample
+
+    try:
+        source = media.fetch(record.media[0], root) if record.media else None
+        made: list[tuple[Sample, float]] = []
+        for item in (record.items[i], record.items[j]):
+            if ".parquet#" in item or item.lower().endswith(PICTURES):
+                content = media.fetch(item, root)
+                made.append((Sample(record.prompt, image=content, user=record.user, source=source), len(content)))
+            else:
+                made.append((Sample(record.prompt, answer=item, user=record.user, source=source), len(item.split())))
+    except ImageError as error:
+        return str(error)
+    (one, size), (other, other_size) = made
+    return (one, other), (size, other_size)
+
+
+def settled(
+    judge: PairJudge, chosen: Chosen, ruled: Sequence[Ruling], root: Path, beside: Path
+) -> Iterator[Preference]:
+    """A record an aspect: P(each item is the better one), and who that makes the winner; empty where it cannot say."""
+    from dataclasses import replace
+
+    from ..data.media import seen_from
+
+    record, *places = chosen
+    parts = {
+        name: tuple(getattr(record, name)[place] for place in places)
+        for name in ("items", "seeds", "models", "captions")
+        if getattr(record, name)
+    }
+    pictures = [item for item in parts["items"] if ".parquet#" in item or item.lower().endswith(PICTURES)]
+    if len(pictures) == len(places):
+        parts["items"] = seen_from(parts["items"], root, beside)
+    pair = replace(record, **parts, scores=[], verdict=None, shown_first=None, key="")
+    silent = {each.aspect: each.chance for each in ruled}
+    for aspect, chance in (judge.settled(ruled) if any(each.valid for each in ruled) else silent).items():
+        verdict = None if chance != chance else "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
+        scores = [[chance], [1 - chance]]
+        yield replace(pair, scores=scores, scale="probability", aspect=aspect, judge=judge.name, verdict=verdict)
+
+
+def _tell(made: Sequence[Preference], said: Sequence[Ruling], out: Path, screen: Screen) -> None:
+    from collections import Counter
+
+    reasons = Counter(each.reason for each in said if not each.valid)
+    if reasons:
+        reason, count = reasons.most_common(1)[0]
+        screen.warn(f"{reasons.total()} of {len(said)} rulings are invalid, {count} of them: {reason}")
+    empty = sum(each.verdict is None for each in made)
+    screen.say(f"{len(made)} records in {out}" + (f", {empty} of them without a verdict" if empty else ""))
+    screen.say(f"next: visalign judge bias {out.with_suffix('.rulings')}")
