@@ -30,8 +30,7 @@ export function heat(names, wins) {
       const games = wins[i][j] + wins[j][i];
       if (i === j || !games) return el('td', { 'aria-label': i === j ? 'itself' : 'no votes' }, '·');
       const share = wins[i][j] / games;
-      const heat = Math.round(85 * share);
-      return el('td', { class: heat > 60 ? 'strong' : '', style: `--heat:${heat}%`, title: `${wins[i][j]} of ${games}` }, percent(share));
+      return el('td', { style: `--heat:${Math.round(45 * share)}%`, title: `${wins[i][j]} of ${games}` }, percent(share));
     })))));
 }
 

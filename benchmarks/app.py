@@ -45,14 +45,15 @@ def opened(folder: Path, models: list[str]) -> Iterator[tuple[str, str]]:
     command = [sys.executable, "-u", "-m", "visalign", *words, "--steps", "4", "--guidance", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said = next(line for line in process.stdout if line.startswith("compare: "))
-        url = said.split()[1]
-        while httpx.get(f"{url}/desk/about").json()["progress"]["waiting"]:
-            time.sleep(0.2)
-        found = re.search(r"visalign-key\W+content=\W+([\w-]+)", httpx.get(url).text)
-        assert found is not None
-        yield url, found[1]
-        process.send_signal(signal.SIGINT)
+        try:
+            url = next(line for line in process.stdout if line.startswith("compare: ")).split()[1]
+            while httpx.get(f"{url}/desk/about", timeout=60).json()["progress"]["waiting"]:
+                time.sleep(0.2)
+            key = re.search(r"visalign-key\W+content=\W+([\w-]+)", httpx.get(url, timeout=60).text)
+            assert key is not None
+            yield url, key[1]
+        finally:
+            process.send_signal(signal.SIGINT)
 
 
 def views(url: str, rounds: int) -> dict[str, Any]:
@@ -64,9 +65,7 @@ def views(url: str, rounds: int) -> dict[str, Any]:
         raise SystemExit("no browser: apt-get install chromium")
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=program, args=FLAGS)
-        first = {
-            view or "grid": [_first(browser, url, view) for _ in range(rounds)] for view in ("", "vote", "leaderboard")
-        }
+        first = {view or "grid": [_first(browser, url, view) for _ in range(rounds)] for view in VIEWS}
         votes = _votes(browser, url, rounds)
         browser.close()
     return {"first_component": {view: summary(each) for view, each in first.items()}, "vote": summary(votes)}
