@@ -68,7 +68,8 @@ class IdealPoint(nn.Module):
     def distance(self, items: Tensor, mixture: Tensor) -> Tensor:
         """(m,) of items (m, width) from users' ideal points, squared unless it is the release's."""
         apart = self.project(items) - self.ideal(mixture)
-        return apart.norm(dim=-1) if self.variant == "release" else apart.square().sum(-1)
+        squared: Tensor = apart.square().sum(-1)
+        return apart.norm(dim=-1) if self.variant == "release" else squared
 
     def lead(self, first: Tensor, second: Tensor, prompt: Tensor, mixture: Tensor) -> Tensor:
         """(m,) how much nearer the first item is."""
@@ -77,7 +78,8 @@ class IdealPoint(nn.Module):
     def objective(self, lead: Tensor) -> Tensor:
         """(m,) logistic, or the release's hinge."""
         nothing = torch.zeros_like(lead)
-        return hinge(lead, nothing, beta=1.0) if self.variant == "release" else bradley_terry(lead, nothing)
+        found: Tensor = hinge(lead, nothing, beta=1.0) if self.variant == "release" else bradley_terry(lead, nothing)
+        return found
 
 
 class Prototypes(nn.Module):
@@ -102,7 +104,8 @@ class Prototypes(nn.Module):
 
     def objective(self, lead: Tensor) -> Tensor:
         """(m,) cross-entropy of the two logits."""
-        return bradley_terry(lead, torch.zeros_like(lead))
+        found: Tensor = bradley_terry(lead, torch.zeros_like(lead))
+        return found
 
 
 def cosine_logit(wanted: Tensor, items: Tensor, log_scale: Tensor) -> Tensor:
@@ -196,4 +199,5 @@ def newcomers(
         losses = expected(head, votes, (mean + z @ root.T)[votes.user])
         (z.grad,) = torch.autograd.grad(losses.sum() + z.square().sum() / 2, z)
         optimizer.step()
-    return mean + z.detach() @ root.T
+    placed: Tensor = mean + z.detach() @ root.T
+    return placed

@@ -10,6 +10,7 @@ from .. import config, registry, reward_job
 from ..config import ConfigError, Run
 from ..models import architectures, attention, cost
 from ..models.folder import DTYPES, Folder, FolderError
+from ..models.users import Shape
 from ..records import DataError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
         tokens=base.tokens,
         train=run.model.train,
         rank=run.model.rank,
+        users=user_shape(run),
         dtype=run.model.dtype,
         precision=run.precision,
         checkpointing=run.model.checkpointing,
@@ -77,6 +79,17 @@ def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
         reference=method.reference,
         ema=bool(run.ema),
     )
+
+
+def user_shape(run: Run) -> Shape | None:
+    """The shape of the users' embeddings, where attention to them is trained: PPD's if the file is not there yet."""
+    if run.model.train != "user":
+        return None
+    if run.data.users is None or not run.data.users.is_file():
+        return Shape(tokens=29, width=3584)
+    from ..data import sources
+
+    return Shape.of(next(iter(sources.users(run.data.users).values())))
 
 
 def of_step(run: Run, told: cost.Cost) -> list[list[str]]:

@@ -17,6 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..contract import Passes, Reference
+from .users import Shape as UserShape
+from .users import Users, told
 from .weights import Lora
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "no": 4}
@@ -32,6 +34,7 @@ class Shape:
     tokens: int = 77
     train: str = "lora"
     rank: int = 16
+    users: UserShape | None = None  # of the embeddings, where attention to users is trained
     dtype: str = "fp32"  # of the frozen weights
     precision: str = "no"  # of the computation
     checkpointing: bool = False
@@ -66,7 +69,7 @@ def estimate(shape: Shape) -> Cost:
     """Build the network on the meta device, run one picture forward and backward, and count."""
     network = skeleton(shape)
     total = sum(each.numel() for each in network.parameters())
-    trained = Lora(network, rank=shape.rank) if shape.train == "lora" else None
+    trained = adapted(network, shape)
     count = sum(each.numel() for each in trained.trainable().values()) if trained else total
     frozen = total if trained else 0
     forward, backward, kept = measured(network, shape)
@@ -85,6 +88,13 @@ def estimate(shape: Shape) -> Cost:
         average=BYTES["fp32"] * count if shape.ema else 0,
         activations=round(kept * (asked.policy if asked.held is None else asked.held)),
     )
+
+
+def adapted(network: nn.Module, shape: Shape) -> Lora | Users | None:
+    """What is trained beside a frozen network; None if all of it is."""
+    if shape.users is not None:
+        return Users(network, shape.users)
+    return Lora(network, rank=shape.rank) if shape.train == "lora" else None
 
 
 def in_words(shape: Shape) -> str:
@@ -174,8 +184,10 @@ def meta_inputs(network: Any, shape: Shape) -> dict[str, Any]:
     inputs = {
         "sample": torch.empty(1, config.in_channels, shape.size, shape.size, **made),
         "timestep": torch.empty(1, device="meta"),
-        "encoder_hidden_states": torch.empty(1, shape.tokens, width, **made),
     }
+    text = torch.empty(1, shape.tokens, width, **made)
+    user = None if shape.users is None else torch.empty(1, shape.users.tokens, shape.users.width, **made)
+    inputs["encoder_hidden_states"] = told(network, text, user)
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         added = {"text_embeds": torch.empty(1, pooled, **made), "time_ids": torch.empty(1, 6, **made)}
