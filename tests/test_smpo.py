@@ -288,4 +288,4 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="got steps 10, renoise 0, eta -1"):
         InPO(eta=-1)
     with pytest.raises(ValueError, match=r"along a DDPM scheduler's times, .*; use exact"):
-        InPO(semantics="diffusers_0_20").loss(methods.pairs(), Toy(Flow()))  # type: ignore[arg-type]
+        InPO(semantics="diffusers_0_20").loss(methods.pairs(), Toy(Flow()))
