@@ -2,7 +2,8 @@
 
 A step-aware preference model in the manner of SPO (arXiv 2406.04314, section 3.2), on latents instead of decoded
 pictures: E[utility | x_t, t, prompt], over the voters' temperature, so that the sigmoid of two scores' difference is
-the probability that a voter prefers the first. `step_judge_build` made the weights that ship.
+the probability that a voter prefers the first. It learns the checker's marks, of which the utility is a weighted sum:
+to learn five numbers is quicker than to learn one. `step_judge_build` made the weights that ship.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ LATENT = (4, 8, 8)
 TEXT = 128  # width of the text states
 WIDTH = 128
 WAVES = 32
+SHARES = (0.5, 0.125, 0.125, 0.125, 0.125)  # of the overall mark and of each aspect in a voter's utility
 
 
 class StepJudge(nn.Module):
@@ -51,8 +53,8 @@ class StepJudge(nn.Module):
         dtype = torch.promote_types(x_t.dtype, torch.float32)
         with torch.autocast(x_t.device.type, enabled=False):
             tower = self.tower.to(device=x_t.device, dtype=dtype)
-            utility: Tensor = tower(x_t.to(dtype), t.to(x_t.device, dtype), condition.text.to(x_t.device, dtype))
-        return utility / TEMPERATURE
+            marks: Tensor = tower(x_t.to(dtype), t.to(x_t.device, dtype), condition.text.to(x_t.device, dtype))
+        return utility(marks) / TEMPERATURE
 
 
 class Tower(nn.Module):
@@ -79,18 +81,23 @@ class Tower(nn.Module):
         )
         self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
         self.read = nn.Linear(WIDTH, 2 * WIDTH)
-        self.out = nn.Linear(WIDTH, 1)
+        self.out = nn.Linear(WIDTH, len(SHARES))
 
     def forward(self, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-        """Expected utilities (n,) of x_t (n, 4, 8, 8), t (n,), text (n, tokens, 128)."""
+        """Expected marks (n, 5), overall and each aspect, of x_t (n, 4, 8, 8), t (n,), text (n, tokens, 128)."""
         time = self.time(waves(t))
         tokens = self.stem(x_t).flatten(2).mT + self.place + time[:, None]
         words = self.text(text)
         for layer in self.layers:
             tokens = layer(tokens, words)
         scale, shift = self.read(time).chunk(2, dim=-1)
-        answer: Tensor = self.out(self.norm(tokens.mean(1)) * (1 + scale) + shift)
-        return answer[:, 0]
+        marks: Tensor = self.out(self.norm(tokens.mean(1)) * (1 + scale) + shift)
+        return marks
+
+
+def utility(marks: Tensor) -> Tensor:
+    """A voter's utility (n,) of a picture with these marks (n, 5)."""
+    return marks @ marks.new_tensor(SHARES)
 
 
 def waves(t: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How the step judge's weights are made: latents of good and flawed pictures, noised, and the voters' utilities.
 
-    python -m visalign.playground.step_judge_build FILE [--seed 0]     (about seven minutes on one core)
+    python -m visalign.playground.step_judge_build FILE [--seed 0]     (about eight minutes on one core)
 
 Pictures and prompts are of the split "scorers", so that what the judge steers was not what it learnt from: flawed
 renderings, and pictures drawn by the shipped model, each also with a caption that is a little wrong.
@@ -24,8 +24,8 @@ from ..sampling import pictures
 from . import STEPS, corpus
 from .build import cosine
 from .captions import caption, parse
-from .step_judge import Tower
-from .voters import Voters
+from .checker import ASPECTS, scores
+from .step_judge import Tower, utility
 from .world import INVERSE
 
 FLAWS = {"clutter": 0.3, "colour": 0.2, "shape": 0.2, "blur": 0.05}
@@ -39,7 +39,7 @@ class Plan:
     rendered: int = 6_000
     drawn: int = 500
     guidance: float = 1.5  # of the drawn ones
-    steps: int = 1_200
+    steps: int = 2_200
     batch: int = 96
     rate: float = 1e-3
 
@@ -51,15 +51,16 @@ class Examples:
     latents: Tensor  # (n, 4, 8, 8)
     texts: Tensor  # (m, tokens, 128), a row a different caption
     caption: Tensor  # (n,) row of `texts`
-    utility: Tensor  # (n,)
+    marks: Tensor  # (n, 5) the checker's: overall, and each aspect
+
+    def __len__(self) -> int:
+        return len(self.marks)
 
     def split(self, share: float) -> tuple[Examples, Examples]:
         """The first part and the last `share` of them."""
-        cut = round(len(self.utility) * (1 - share))
-        halves = [
-            (self.latents[part], self.caption[part], self.utility[part]) for part in (slice(cut), slice(cut, None))
-        ]
-        first, last = (Examples(latents, self.texts, rows, utility) for latents, rows, utility in halves)
+        cut = round(len(self) * (1 - share))
+        halves = [(self.latents[part], self.caption[part], self.marks[part]) for part in (slice(cut), slice(cut, None))]
+        first, last = (Examples(latents, self.texts, rows, marks) for latents, rows, marks in halves)
         return first, last
 
 
@@ -92,14 +93,15 @@ def examples(folder: Folder, plan: Plan, seed: int) -> Examples:
     latents = torch.cat([encoders.encode_images(part.float() / 127.5 - 1)[0] for part in pixels.split(200)])
     random = np.random.Generator(np.random.Philox(key=[seed, 77]))
     wrong = [altered(each, random) for each in told]
-    utility = Voters().utility(np.concatenate([stack, stack]), [*told, *wrong])
+    found = scores(np.concatenate([stack, stack]), [*told, *wrong])
+    marks = torch.stack([torch.from_numpy(found[name]).float() for name in ("overall", *ASPECTS)], dim=1)
     unique = list(dict.fromkeys([*told, *wrong]))
     row = {each: place for place, each in enumerate(unique)}
     texts = torch.cat([encoders.encode_prompts(unique[i : i + 200])[0] for i in range(0, len(unique), 200)])
     order = torch.from_numpy(random.permutation(len(told)))
     both = torch.stack([order, order + len(told)], dim=1).flatten()  # a picture's two captions side by side
     captions = torch.tensor([row[each] for each in (*told, *wrong)])
-    return Examples(latents[both % len(told)], texts, captions[both], torch.from_numpy(utility).float()[both])
+    return Examples(latents[both % len(told)], texts, captions[both], marks[both])
 
 
 def flawed(count: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -118,15 +120,15 @@ def altered(text: str, random: np.random.Generator) -> str:
 
 
 def train(learn: Examples, process: Process, plan: Plan, seed: int, say: Callable[[str], None]) -> Tower:
-    """Squared error of the utility on latents noised to random times, cleaner ones more often."""
+    """Squared error of the marks on latents noised to random times, cleaner ones more often."""
     torch.manual_seed(seed)
     tower, draw = Tower(), torch.Generator().manual_seed(seed)
-    nn.init.constant_(tower.out.bias, float(learn.utility.mean()))
+    tower.out.bias.data.copy_(learn.marks.mean(0))
     optimizer = torch.optim.AdamW(tower.parameters(), lr=plan.rate, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
     for step in range(plan.steps):
-        rows = torch.randint(0, len(learn.utility), (plan.batch,), generator=draw)
+        rows = torch.randint(0, len(learn), (plan.batch,), generator=draw)
         t = (NOISIEST * torch.rand(plan.batch, generator=draw) ** 1.5).long()
-        gap = tower(*noised(learn, process, rows, t, draw)) - learn.utility[rows]
+        gap = tower(*noised(learn, process, rows, t, draw)) - learn.marks[rows]
         optimizer.param_groups[0]["lr"] = plan.rate * cosine(step, plan.steps, 100)
         optimizer.zero_grad()
         gap.square().mean().backward()
@@ -149,10 +151,10 @@ def noised(
 @torch.no_grad()
 def agreement(tower: Tower, check: Examples, process: Process, t: int) -> float:
     """Correlation of answers and utilities at one time."""
-    rows = torch.arange(len(check.utility))
+    rows = torch.arange(len(check))
     draw = torch.Generator().manual_seed(t)
     answer = tower(*noised(check, process, rows, torch.full((len(rows),), t), draw))
-    return float(torch.corrcoef(torch.stack([answer, check.utility]))[0, 1])
+    return float(torch.corrcoef(torch.stack([utility(answer), utility(check.marks)]))[0, 1])
 
 
 def main() -> None:
