@@ -9,6 +9,7 @@ interrupted call left, and the last one is `visalign train` itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import config, playground, reward_job
+from . import config, playground, registry, reward_job
 from .data import album, store
 from .drawing import Settings, draw
 from .job import Screen
@@ -26,10 +27,12 @@ from .models import states
 from .playground import contrast, corpus, flawed
 from .playground.voters import Voters
 from .records import Preference
+from .scoring import Sample
+from .transforms import fitted_temperature
 
 CANDIDATES = 4  # pictures of a prompt; every two of them are a duel
 SEEDS = 5_000_000  # of the base's candidates, apart from those of the demo
-RENDERED = 2  # the seed of the prompts of which renderings are made
+RENDERED, FRESH = 2, 3  # seeds of the prompts of which renderings are made, to train on and to calibrate by
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Plan:
     contrast: contrast.Plan = field(default_factory=contrast.Plan)
     drawn: int = 1_216  # prompts whose candidates the base draws
     rendered: int = 3_500  # prompts whose candidates are renderings with mistakes
+    calibration: int = 400  # prompts whose votes decide the temperature
     guidance: tuple[float, ...] = (playground.GUIDANCE, 2.5)  # two candidates at each
     changes: tuple[str, ...] = (  # of the recipe playground_reward
         "steps=600", "batch=16", "optimizer.lr=6e-4", "optimizer.warmup=50", "save_every=100",
@@ -54,7 +58,9 @@ def build(folder: Path, screen: Screen, *, seed: int = 0, plan: Plan | None = No
     votes = elected(folder / "votes", plan, seed, screen)
     changes = (f"data.path={votes}", f"model.folder={start}", f"out={folder / 'reward'}", f"seed={seed}")
     outcome = reward_job.train(config.load("playground_reward", [*plan.changes, *changes]), screen)
-    return shipped(outcome.weights, start, folder / "scorer")
+    temperature = calibrated(outcome.weights, seed, plan.calibration)
+    screen.say(f"a gap of {temperature:.4f} in the cosine is e : 1 in favour")
+    return shipped(outcome.weights, start, folder / "scorer", temperature)
 
 
 def elected(folder: Path, plan: Plan, seed: int, screen: Screen) -> Path:
@@ -107,13 +113,34 @@ def ballot(key: str, prompt: str, items: Sequence[str], pictures: NDArray[np.uin
     return Preference(prompt, tuple(items), scores=won, scale="utility", judge="duels of simulated voters")
 
 
-def shipped(weights: Path, start: Path, out: Path) -> Path:
-    """The trained network in float16, as `playground.scorer_folder` holds it."""
+def calibrated(weights: Path, seed: int, count: int) -> float:
+    """The temperature that fits one vote on every two fresh renderings of each of `count` prompts, of no evaluation."""
+    prompts = corpus.prompts("scorers", count, seed + FRESH)
+    asked = [each for each in prompts for _ in range(CANDIDATES)]
+    pictures = np.stack([flawed.picture(each, seed + FRESH, row % CANDIDATES) for row, each in enumerate(asked)])
+    scorer = registry.build("scorer", {"name": "playground_hps", "weights": str(weights)})
+    values = scorer.score([Sample(each, image=one) for each, one in zip(asked, pictures, strict=True)]).values
+    utilities = Voters().utility(pictures, asked)
+    pairs = [
+        (row + i, row + j) for row in range(0, len(asked), CANDIDATES) for i, j in combinations(range(CANDIDATES), 2)
+    ]
+    said = [
+        Voters().vote(float(utilities[i]), float(utilities[j]), seed=seed, key=f"calibration/{i}/{j}") for i, j in pairs
+    ]
+    first, second = zip(*pairs, strict=True)
+    outcomes = torch.tensor([{"first": 1.0, "second": 0.0, "tie": 0.5}[each] for each in said])
+    told = outcomes != 0.5
+    return fitted_temperature((values[list(first)] - values[list(second)])[told], outcomes[told])
+
+
+def shipped(weights: Path, start: Path, out: Path, temperature: float) -> Path:
+    """The trained network in float16, as `playground.scorer_folder` holds it; its logit scale is 1 / `temperature`."""
     out.mkdir(parents=True, exist_ok=True)
     for name in ("vocab.json", "merges.txt"):
         (out / name).write_bytes((start / name).read_bytes())
     state = states.read(weights / "open_clip_model.safetensors")
+    state["logit_scale"] = torch.tensor(-math.log(temperature))
     arguments = contrast.config(int(state["token_embedding.weight"].shape[0]))
     size = arguments["vision_cfg"]["image_size"]
-    contrast.write(out, (size, size), arguments, {name: torch.as_tensor(each) for name, each in state.items()})
+    contrast.write(out, (size, size), arguments, state)
     return out
