@@ -1,0 +1,183 @@
+"""visalign evaluate --bench: how well scorers agree with people, on a published benchmark's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..evaluation.benches import Ranked
+    from ..evaluation.calibration import Reliability
+    from ..records import Preference
+    from ..scoring import Scorer
+    from .screen import Screen
+
+BATCH = 128  # pictures read at a time
+
+
+def options(made: Any) -> None:
+    """What --bench needs."""
+    made.add_argument("--bench", metavar="NAME", help="instead of models: hpd_v2, image_reward, pick_a_pic, "
+                      "genai_bench, hps_v2 (a model's pictures), records (yours)")  # fmt: skip
+    made.add_argument("--data", metavar="PATH", help="the benchmark's own file; for hps_v2 the folder of pictures")
+    made.add_argument("--bench-prompts", metavar="DIR", help="hps_v2: the folder of its prompt lists ({style}.json)")
+
+
+def run(given: Any) -> int:
+    """Score everything, print the table of protocols, write the report."""
+    from pathlib import Path
+
+    from .. import registry
+    from .screen import Screen
+
+    if not given.data:
+        raise words.UsageError(f"--bench {given.bench} needs --data PATH, the benchmark's own file")
+    screen, path = Screen(), Path(given.data).expanduser()
+    scorers = [registry.build("scorer", name) for name in given.judge]
+    if given.bench == "hps_v2":
+        return drawn(given, path, scorers, screen)
+    records, root = read(given.bench, path)
+    found = {each.name: asked(each, records, root, screen) for each in scorers}
+    return told(given, found, {each.name: temperature(each) for each in scorers}, screen)
+
+
+def read(name: str, path: Path) -> tuple[list[Preference], Path]:
+    """The records of a benchmark, and the folder that its pictures are relative to."""
+    from ..config import suggestion
+    from ..data import benches, sources
+
+    if name not in benches.READERS:
+        raise words.UsageError(f"no benchmark is named {name!r}{suggestion(name, [*benches.READERS, 'hps_v2'])}")
+    return benches.READERS[name](path), sources.root(path)
+
+
+def asked(scorer: Scorer, records: Sequence[Preference], root: Path, screen: Screen) -> list[Ranked]:
+    """What a scorer says of every picture, beside what people say."""
+    import numpy as np
+
+    from ..evaluation.benches import Ranked
+
+    places = [(record, item) for record in records for item in record.items]
+    values: list[float] = []
+    with screen.stage(f"score by {scorer.name}", total=len(places)) as stage:
+        for start in range(0, len(places), BATCH):
+            values += scored(scorer, places[start : start + BATCH], root)
+            stage(len(values))
+    rest = iter(values)
+    return [Ranked(np.array([next(rest) for _ in record.items]), people(record)) for record in records]
+
+
+def scored(scorer: Scorer, places: Sequence[tuple[Preference, str]], root: Path) -> list[float]:
+    """Values of some pictures; NaN for those that cannot be read or judged."""
+    from ..data import media
+    from ..images import ImageError
+    from ..scoring import Sample
+
+    def sample(record: Preference, item: str) -> Sample:
+        try:
+            return Sample(record.prompt, image=media.fetch(item, root))
+        except ImageError:
+            return Sample(record.prompt)
+
+    return [float(each) for each in scorer.score([sample(*place) for place in places]).values.double()]
+
+
+def people(record: Preference) -> Any:
+    """(K,) what people say of a record's items; a verdict as 1 and 0, ties and "both bad" alike."""
+    import numpy as np
+
+    said = {"first": (1.0, 0.0), "second": (0.0, 1.0), "tie": (0.5, 0.5), "both_bad": (0.5, 0.5)}
+    return np.array(said[record.verdict]) if record.verdict else record.utilities
+
+
+def temperature(scorer: Scorer) -> float:
+    """At which the scorer's values are probabilities; 1 where it does not say."""
+    from ..scoring import Specified
+
+    return (scorer.spec.temperature or 1.0) if isinstance(scorer, Specified) else 1.0
+
+
+def told(given: Any, found: Mapping[str, Sequence[Ranked]], at: Mapping[str, float], screen: Screen) -> int:
+    """The table of every protocol and the reliability curves, on the screen and as a report."""
+    from pathlib import Path
+
+    from ..evaluation import benches, calibration
+    from ..evaluation.report import Figure, Report, Table
+
+    said: dict[str, dict[str, Any]] = {name: benches.summary(each, at[name]) for name, each in found.items()}
+    if given.bench == "pick_a_pic":
+        for name, each in found.items():
+            said[name]["Pick-a-Pic, ties by the best threshold"] = str(pick_a_pic(each, at[name]))
+    names = list(said)
+    rows = [[key, *(words_of(said[name][key]) for name in names)] for key in said[names[0]]]
+    note = (
+        "Numbers of different protocols cannot be compared, whatever table they stand in. Brackets: 95 % over prompts."
+    )
+    table = Table(f"Agreement with people on {given.bench}", ["protocol", *names], rows, note)
+    screen.show(table)
+    png = calibration.picture({name: curve(each, at[name]) for name, each in found.items()})
+    figure = Figure("reliability", "How often what a scorer calls likelier is what people preferred.", png)
+    lead = f"{', '.join(names)} on {given.bench}: {len(next(iter(found.values())))} prompts."
+    page = Report(given.bench, lead, said, [table], figures=[figure]).write(Path(given.out))
+    screen.say(f"report: {page}")
+    return 0
+
+
+def words_of(value: Any) -> str:
+    """A number as a table shows it."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def curve(prompts: Sequence[Ranked], temperature: float) -> Reliability:
+    """The reliability curve over all pairs."""
+    import numpy as np
+
+    from ..evaluation.calibration import reliability
+
+    gaps = np.concatenate([each.pairs() for each in prompts])
+    return reliability(gaps[:, 0], (np.sign(gaps[:, 1]) + 1) / 2, temperature)
+
+
+def pick_a_pic(prompts: Sequence[Ranked], temperature: float) -> Any:
+    """Pick-a-Pic's own accuracy over its pairs."""
+    import numpy as np
+
+    from ..evaluation import benches
+
+    gaps = np.concatenate([each.pairs() for each in prompts])
+    chance = 1 / (1 + np.exp(-gaps[:, 0] / temperature))
+    found = benches.pick_a_pic(chance, (np.sign(gaps[:, 1]) + 1) / 2)
+    return f"{found.accuracy:.4f} at {found.threshold:.1f}"
+
+
+def drawn(given: Any, path: Path, scorers: Sequence[Scorer], screen: Screen) -> int:
+    """The HPS v2 benchmark of a model's pictures, a table a scorer."""
+    import json
+    from pathlib import Path
+
+    import numpy as np
+
+    from ..data import benches as files
+    from ..evaluation import benches
+
+    if not given.bench_prompts:
+        raise words.UsageError("--bench hps_v2 needs --bench-prompts DIR, the folder of its prompt lists")
+    styles = files.drawn(path, Path(given.bench_prompts).expanduser())
+    said: dict[str, Any] = {}
+    for scorer in scorers:
+        values = {style: np.array([each.said[0] for each in asked(scorer, records, path, screen)])
+                  for style, records in styles.items()}  # fmt: skip
+        found = benches.hps_v2(values)
+        said[scorer.name] = {style: vars(each) for style, each in found.items()}
+        rows = [[style, f"{each.mean:.4f}", f"{each.deviation:.4f}", str(each.count)] for style, each in found.items()]
+        note = "Means of ten groups' means and their deviation, on the scorer's own scale; averaged: over all pictures."
+        screen.table(f"HPS v2 benchmark by {scorer.name}", ["style", "mean", "deviation", "judged"], rows, note)
+    out = Path(given.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    screen.say(f"numbers: {out / 'report.json'}")
+    return 0
