@@ -5,7 +5,7 @@ What reads tastes and what scores by them are named in the registry ("reader": t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Taste:
         self, rater: str, records: Sequence[Preference], root: Path, pictures: Sequence[dict[str, Any]], folder: Path
     ) -> dict[str, Any]:
         decided = [each for each in records if each.aspect == "overall" and each.verdict in ("first", "second")]
-        voters = {user: [vote for _, vote in cast] for user, cast in personal.votes(decided, root).items()}
+        voters = self.read(personal.votes(decided, root)) if decided else {}
         mine = voters.get(rater, [])
         if len(mine) < LEAST:
             raise Refused(f"a taste is read from {LEAST} decided votes or more; {rater} has {len(mine)}")
@@ -61,12 +61,25 @@ class Taste:
         best = sorted((each for each in values if each["value"] is not None), key=lambda each: -each["value"])
         return {"votes": len(mine), "checked": checked, "models": means(best), "pictures": best[:SHOWN]}
 
+    def reader(self) -> Any:
+        """What reads tastes, as the registry makes it."""
+        given = {"tastes": str(self.population)} if self.population else {"features": self.features}
+        return registry.build("reader", {"name": "tastes", **given})
+
+    def read(self, cast: Mapping[str, Sequence[tuple[Preference, Vote]]]) -> dict[str, list[Vote]]:
+        """Each user's votes, without those on pictures that the features cannot tell anything of."""
+        votes = {user: [vote for _, vote in each] for user, each in cast.items()}
+        samples = list({id(side): side for each in votes.values() for vote in each for side in _sides(vote)}.values())
+        _, reasons = self.reader().features.of(samples)
+        dark = {id(samples[place]) for place in reasons}
+        return {user: [vote for vote in each if not {id(side) for side in _sides(vote)} & dark]
+                for user, each in votes.items()}  # fmt: skip
+
     def scorer(self, rater: str, voters: dict[str, list[Vote]], folder: Path) -> Scorer:
         """What scores by the rater's taste; its files are written to `folder`."""
-        given = {"tastes": str(self.population)} if self.population else {"features": self.features}
-        reader = registry.build("reader", {"name": "tastes", **given})
+        reader = self.reader()
         if not reader.learned:
-            reader.learn(list(voters.values()))
+            reader.learn([votes for votes in voters.values() if votes])
         folder.mkdir(parents=True, exist_ok=True)
         tastes, users = reader.save(folder / "tastes.safetensors"), folder / "users.safetensors"
         save_file({rater: reader.read([voters[rater]])[0].contiguous()}, users)
@@ -74,11 +87,13 @@ class Taste:
         return made
 
 
+def _sides(vote: Vote) -> tuple[Sample, Sample]:
+    return vote.better, vote.worse
+
+
 def agreement(scorer: Scorer, rater: str, votes: Sequence[Vote]) -> dict[str, Any]:
     """How often the scorer prefers what the rater preferred, with Wilson's interval; equal scores are half of one."""
-    sides = [
-        [Sample(each.prompt, image=each.image, user=rater) for each in (vote.better, vote.worse)] for vote in votes
-    ]
+    sides = [[Sample(each.prompt, image=each.image, user=rater) for each in _sides(vote)] for vote in votes]
     better, worse = (scorer.score([pair[side] for pair in sides]).values for side in (0, 1))
     share = float(((better > worse).double() + 0.5 * (better == worse).double()).mean())
     low, high = wilson(share, len(votes))
