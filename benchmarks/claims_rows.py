@@ -39,8 +39,8 @@ ROWS = (
     Row("sft", "fine-tuning on the winners", "playground_sft"),
     Row(DPO, "Diffusion-DPO", "playground_dpo"),
     Row("mapo", "MaPO", "playground_mapo"),
-    Row("smpo", "SmPO", "playground_smpo"),
-    Row("inpo", "DDIM-InPO", "playground_inpo"),
+    Row("smpo", "SmPO", "playground_smpo", changes=("optimizer.lr=1e-4",)),
+    Row("inpo", "DDIM-InPO", "playground_inpo", changes=("optimizer.lr=1e-4",)),
     Row("dcpo", "DCPO, a caption for each of a pair", "playground_dcpo", data="captions"),
     Row("diffusion_kto", "Diffusion-KTO, labels without pairs", "playground_diffusion_kto", data="unpaired"),
     Row("inversion_dpo", "Inversion-DPO", "playground_inversion_dpo"),
@@ -50,7 +50,8 @@ ROWS = (
     Row("dragon", "DRAGON, sets by the voters' taste", "playground_dragon", data="sets"),
     # Near ties and noise: two random candidates a prompt, scored by a scorer that errs.
     Row("dpo_noisy", "Diffusion-DPO on noisy labels", "playground_dpo", data="noisy"),
-    Row("smpo_noisy", "SmPO on noisy labels", "playground_smpo", data="noisy", changes=("method.span=1",)),
+    Row("smpo_noisy", "SmPO on noisy labels", "playground_smpo", data="noisy",
+        changes=("method.span=1", "optimizer.lr=1e-4")),
     # A style that the base never draws.
     Row("base_night", "the base, asked for night", draws="playground", held_out="night", seeds=(0,)),
     Row("dpo_night", "Diffusion-DPO towards night", "playground_dpo", data="night", held_out="night"),
