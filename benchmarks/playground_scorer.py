@@ -26,7 +26,7 @@ from visalign.evaluation.curves import on_white
 from visalign.playground import corpus, flawed
 from visalign.playground.checker import ASPECTS, scores
 from visalign.playground.voters import Voters
-from visalign.scorers import load
+from visalign.scorers import PlaygroundHPS, load
 from visalign.scoring import Sample
 from visalign.transforms import fitted_temperature
 
@@ -95,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(1)
     prompts = corpus.prompts("heldout", PROMPTS)
     pictures = drawn(prompts, ROOT / "runs" / "playground_scorer" / "candidates.npy")
-    temperature = load("playground_hps").spec.temperature
+    temperature = PlaygroundHPS().spec.temperature or 1.0
     truth, said = judged(prompts, pictures)
     by_base, real, votes = measured(truth, said, temperature)
     rendered = np.stack([[flawed.picture(each, 7, place) for place in range(CANDIDATES)] for each in prompts])

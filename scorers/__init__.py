@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .clipscore import CLIPScore as CLIPScore
     from .ensemble import Ensemble as Ensemble
     from .hpsv2 import HPSv2 as HPSv2
+    from .hpsv3 import HPSv3 as HPSv3
     from .image_reward import ImageReward as ImageReward
+    from .learned import Learned as Learned
     from .likeness import Likeness as Likeness
     from .mps import MPS as MPS
     from .personal import Personal as Personal
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .rules import Taste as Taste
     from .statistics import Looks as Looks
     from .vlm_judge import VLMJudge as VLMJudge
+    from .vqa import VQAScore as VQAScore
 
 
 def load(name: str, **settings: Any) -> Scorer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from visalign.batches import Comparisons
 from visalign.contract import Rated
-from visalign.models.reward_heads import Cosine, Head, head_of
+from visalign.models import states
+from visalign.models.reward_heads import Cosine, Head, IdealPoint, head_of
 
 from .clip import OpenClip, open_clip_config, open_clip_network, unit_vectors
 from .preprocess import Crop, Geometry, Letterbox
 
+HEAD, HEAD_WEIGHTS = "reward_head.json", "reward_head.safetensors"
 CONFIG, WEIGHTS, VOCABULARY = "open_clip_config.json", "open_clip_model.safetensors", ("vocab.json", "merges.txt")
 GEOMETRIES: dict[str, type[Letterbox] | type[Crop]] = {"letterbox": Letterbox, "crop": Crop}
 LARGEST = math.log(100.0)  # of logit_scale
@@ -59,8 +61,20 @@ class OpenClipReward(nn.Module):
         self.network = open_clip_network(self.config, path / WEIGHTS if path.is_dir() else path, torch.float32)
         self.tokenizer = OpenClip(self.network, vocabulary(path, self.network.context_length)).tokenizer
         self.geometry: Geometry = GEOMETRIES[geometry](self.config["vision_cfg"].get("image_size", 224))
+        self.about = {"geometry": geometry, "head": {"name": head} if isinstance(head, str) else dict(head)}
         self.head: Head = head_of(head, int(self.config["embed_dim"]), seed)
+        if path.is_dir() and (path / HEAD_WEIGHTS).is_file():
+            states.load_into(self.head, states.read(path / HEAD_WEIGHTS), str(path / HEAD_WEIGHTS), torch.float32)
+        self.users: dict[str, int] = {}
         self.train_last(image_blocks, text_blocks)
+
+    def know(self, users: Sequence[str]) -> None:
+        """Whose tastes an ideal-point head tells apart, by name; ValueError if it has not as many places."""
+        if isinstance(self.head, IdealPoint) and len(users) > self.head.mixture.num_embeddings:
+            raise ValueError(
+                f"the data have {len(users)} users: give the head {{name: ideal_point, users: {len(users)}}}"
+            )
+        self.users = {name: place for place, name in enumerate(users)} if isinstance(self.head, IdealPoint) else {}
 
     def train_last(self, image_blocks: int | None, text_blocks: int | None) -> None:
         """Choose what is trained of the two towers; the logit scale of a cosine always is."""
@@ -83,7 +97,7 @@ class OpenClipReward(nn.Module):
         return factor
 
     def save(self, folder: Path) -> None:
-        """Config, weights and vocabulary; the head, where it has any weights, in head.safetensors."""
+        """Config, weights and vocabulary as open_clip reads them; the head and the users that it knows beside them."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +109,9 @@ class OpenClipReward(nn.Module):
         about = {"model_cfg": dict(self.config), "preprocess_cfg": squeezed}
         (folder / CONFIG).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         save_file({name: each.contiguous() for name, each in self.network.state_dict().items()}, folder / WEIGHTS)
+        (folder / HEAD).write_text(json.dumps(self.about | {"users": self.users}) + "\n", encoding="utf-8")
         if head := self.head.state_dict():
-            save_file(head, folder / "head.safetensors")
+            save_file(head, folder / HEAD_WEIGHTS)
         for name in VOCABULARY if self.folder else ():
             if self.folder and (self.folder / name).is_file() and self.folder.resolve() != folder.resolve():
                 shutil.copy(self.folder / name, folder / name)

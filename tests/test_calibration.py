@@ -32,7 +32,7 @@ def test_tie_calibration_has_its_golden_numbers(
     said: tuple[int, ...], gaps: tuple[float, ...], accuracy: float, threshold: float
 ) -> None:
     found = tie_calibrated(gaps, outcomes(*said))
-    assert (found.accuracy, found.threshold) == (pytest.approx(accuracy), pytest.approx(threshold))
+    assert [found.accuracy, found.threshold] == pytest.approx([accuracy, threshold])
 
 
 def test_tie_calibration_is_the_best_of_all_thresholds() -> None:
@@ -70,7 +70,7 @@ def test_a_swap_of_every_pair_changes_nothing() -> None:
 
 def test_a_scorer_that_cannot_tell_has_half_the_votes_and_log_2() -> None:
     found = reliability([0.0, 0.0, 0.0], [1.0, 0.0, 0.5])
-    assert (found.accuracy, found.nll, found.error) == (0.5, pytest.approx(math.log(2)), 0.0)
+    assert [found.accuracy, found.nll, found.error] == pytest.approx([0.5, math.log(2), 0.0])
 
 
 def test_what_was_not_judged_is_left_out_and_counted() -> None:

@@ -52,7 +52,7 @@ def said(scorer: PlaygroundHPS, pictures: NDArray[np.uint8]) -> NDArray[np.float
 def gaps(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of every two candidates of a prompt, (720,)."""
     first, second = map(list, zip(*combinations(range(CANDIDATES), 2), strict=True))
-    return (values[:, first] - values[:, second]).ravel()
+    return np.asarray((values[:, first] - values[:, second]).ravel())
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,8 @@ class Bilinear(nn.Module):
     def rewards(self, batch: Comparisons) -> Rated:
         images = batch.pictures @ self.weight
         if self.head is not None:
-            return self.head(images, batch.texts, scale=torch.ones((), dtype=torch.float64), user=batch.user)
+            told: Rated = self.head(images, batch.texts, scale=torch.ones((), dtype=torch.float64), user=batch.user)
+            return told
         crossed = torch.einsum("bkd,cd->bkc", images, batch.texts)
         return Rated((images * batch.texts[:, None]).sum(-1), crossed=crossed)
 
@@ -212,7 +213,7 @@ def test_a_record_says_who_is_better_and_how_surely(record: dict[str, Any], chan
 
 
 def test_utilities_become_probabilities_at_a_temperature() -> None:
-    table = compared(Preference("a ring", ("a", "b", "c"), scores=[1.0, 0.4, NAN]), temperature=0.3)
+    table = compared(Preference("a ring", ("a", "b", "c"), scores=np.array([1.0, 0.4, NAN])), temperature=0.3)
     assert isinstance(table, np.ndarray)
     assert table[0, 1] == pytest.approx(1 / (1 + math.exp(-2)))
     assert np.isnan(table[2]).all()
@@ -240,9 +241,9 @@ def votes(tmp_path: Path) -> list[Preference]:
     for number, name in enumerate("abcde"):
         Image.new("RGB", (4, 4), (40 * number, 0, 0)).save(tmp_path / f"{name}.png")
     return [
-        Preference("a ring", ("a.png", "b.png"), scores=[1, 0], key="two"),
-        Preference("a ring", ("c.png", "d.png", "e.png"), scores=[0, 1, 2], key="three"),
-        Preference("a cross", ("a.png", "gone.png"), scores=[1, 0], key="lost"),
+        Preference("a ring", ("a.png", "b.png"), scores=np.array([1, 0]), key="two"),
+        Preference("a ring", ("c.png", "d.png", "e.png"), scores=np.array([0, 1, 2]), key="three"),
+        Preference("a cross", ("a.png", "gone.png"), scores=np.array([1, 0]), key="lost"),
     ]
 
 
@@ -268,7 +269,7 @@ def test_a_view_fills_up_short_records_and_sets_bad_ones_aside(votes: list[Prefe
 
 def test_a_view_of_nothing_is_refused(votes: list[Preference], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="both bad"):
-        view([replace(votes[0], verdict="both_bad", scores=[NAN, NAN], key="x")], tmp_path)
+        view([replace(votes[0], verdict="both_bad", scores=np.array([NAN, NAN]), key="x")], tmp_path)
 
 
 # The whole -----------------------------------------------------------------------------------------------------------
@@ -349,10 +350,35 @@ def test_what_is_published_scores_as_the_model_that_was_trained(tmp_path: Path) 
     assert float(scorer.score([sample]).values) != float(before.score([sample]).values)
 
 
+@pytest.mark.parametrize("head", ["gaussian", "mixture", "ideal_point"])
+def test_a_published_head_scores_as_it_did_in_training(tmp_path: Path, head: str) -> None:
+    from visalign import reward_job
+    from visalign.scorers import load
+    from visalign.scoring import Sample
+
+    objective = {"gaussian": "gaussian_likelihood", "mixture": "mixture_bradley_terry"}.get(head, "bradley_terry")
+    asked = (f"model.network.head={head}", f"method.objective={objective}", "method.negatives=0")
+    run = settings(tmp_path / "run", "steps=1", "save_every=0", *asked)
+    given = reward_job.opened(run, model := reward_job.network(run), Quiet()).batch([0, 1], [0, 0], 0)
+    reward_job.publish(model, run.out / "weights")
+    made = load("learned", weights=str(run.out / "weights"))
+    expected = model.eval().rewards(given)
+    from visalign import job
+    from visalign.data import media
+
+    records, root = job.read_records(run)
+
+    items = [(each.prompt, media.fetch(item, root)) for each in records[:2] for item in each.items]
+    found = made.score([Sample(prompt, image=data) for prompt, data in items])
+    torch.testing.assert_close(found.values.view(2, -1), expected.score.detach(), rtol=0, atol=1e-4)
+    assert (found.sigma is not None) == (head == "gaussian")
+
+
 def test_a_tower_can_be_held_but_for_its_last_blocks() -> None:
     def trained(**settings: Any) -> set[str]:
         model = registry.build("reward_model", {"name": "open_clip", **settings})
         assert isinstance(model, RewardModel)
+        assert isinstance(model, nn.Module)
         return {name.removeprefix("network.") for name, each in model.named_parameters() if each.requires_grad}
 
     some = trained(image_blocks=1, text_blocks=0)

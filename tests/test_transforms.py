@@ -199,7 +199,7 @@ def test_an_ensemble_of_names_with_transforms_comes_from_the_registry() -> None:
 
 
 def load_or(scorer: object) -> Ensemble:
-    return load(scorer) if isinstance(scorer, str) else scorer  # type: ignore[return-value]
+    return load(scorer) if isinstance(scorer, str) else scorer
 
 
 def test_inverse_variance_weighs_by_each_members_own_doubt() -> None:

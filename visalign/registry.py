@@ -74,10 +74,13 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "pickscore": Entry("visalign.scorers.pickscore:PickScore", "PickScore (arXiv 2305.01569)"),
         "image_reward": Entry("visalign.scorers.image_reward:ImageReward", "ImageReward (arXiv 2304.05977)"),
         "mps": Entry("visalign.scorers.mps:MPS", "MPS, overall (arXiv 2405.14705)"),
+        "vqascore": Entry("visalign.scorers.vqa:VQAScore", "VQAScore (arXiv 2404.01291): P(Yes) of a model with eyes"),
+        "hpsv3": Entry("visalign.scorers.hpsv3:HPSv3", "HPSv3 (arXiv 2508.03789): mean and deviation of a reward"),
         "clipscore": Entry("visalign.scorers.clipscore:CLIPScore", "CLIPScore (arXiv 2104.08718)"),
         "clip_iqa": Entry("visalign.scorers.clipscore:CLIPIQA", "CLIP-IQA (arXiv 2207.12396); reads no prompt"),
         "aesthetic_v2": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's improved aesthetic predictor"),
         "aesthetic_v1": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's first one", {"version": "1"}),
+        "learned": Entry("visalign.scorers.learned:Learned", "a reward model that `visalign train` published"),
         "ensemble": Entry("visalign.scorers.ensemble:Ensemble", "scorers as one: mean, worst case, harmonic, …"),
         "likeness": Entry("visalign.scorers.likeness:Likeness", "likeness to the pictures of a folder: a subject"),
         "vlm": Entry("visalign.scorers.vlm_judge:VLMJudge", "a vision-language model rates, by a rubric"),
@@ -85,6 +88,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     },
     "judge": {
         "vlm": Entry("visalign.scorers.vlm_judge:VLMJudge", "a vision-language model compares, by a rubric"),
+        "segments": Entry("visalign.scorers.segments:SegmentJudge", "clips a second at a time (arXiv 2506.03517)"),
     },
     "chat": {
         "endpoint": Entry("visalign.scorers.endpoint:Endpoint", "any server that speaks OpenAI's chat completions"),

@@ -99,6 +99,10 @@ def network(run: Run) -> Any:
 def opened(run: Run, model: Any, screen: Screen) -> ComparisonsView:
     """The run's records as the model reads them."""
     records, root = read_records(run)
+    try:
+        model.know(sorted({each.user for each in records if each.user is not None}))
+    except ValueError as error:
+        raise ConfigError(f"model.network: {error}") from error
     with screen.stage("open pictures") as stage:
         return ComparisonsView(
             records,
@@ -107,6 +111,7 @@ def opened(run: Run, model: Any, screen: Screen) -> ComparisonsView:
             ties=run.data.ties,
             temperature=run.data.temperature,
             max_bad=run.data.max_bad,
+            users=model.users or None,
             listed=(run.data.cache or root / "visalign-cache") / "quarantine.jsonl",
             progress=lambda what, done, total: stage(done, what, total=total),
         )
