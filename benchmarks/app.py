@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -53,7 +52,7 @@ def opened(folder: Path, models: list[str]) -> Iterator[tuple[str, str]]:
             assert key is not None
             yield url, key[1]
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
 
 
 def views(url: str, rounds: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from . import words
@@ -53,11 +54,13 @@ def _doors(made: Any) -> None:
 
 
 def run(given: Any) -> int:
-    """Serve until Ctrl-C."""
+    """Serve until Ctrl-C or SIGTERM."""
     from .. import registry
     from .screen import Screen
 
     screen, (setup, door) = Screen(), (compared(given), opened(given))
+    for stop in (signal.SIGINT, signal.SIGTERM):  # the first is ignored in what a script starts in the background
+        signal.signal(stop, signal.default_int_handler)
     served = registry.load("app", "compare")(setup, door)
     screen.say(f"compare: {served.url}   (votes and pictures in {given.out}; Ctrl-C ends it)")
     if served.public:
