@@ -11,7 +11,7 @@ import asyncio
 import base64
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -84,7 +84,7 @@ class Endpoint:
         self.url, self.model, self.key_from = url.rstrip("/"), model, key_from
         self.concurrency, self.timeout, self.tries, self.patience = concurrency, timeout, tries, patience
         self.limit, self.extra = limit, dict(extra or {})
-        self.backoff = tenacity.wait_exponential_jitter(initial=0.5, max=patience, jitter=0.5)
+        self.backoff = tenacity.wait_exponential_jitter(multiplier=0.5, max=patience, jitter=0.5)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -94,9 +94,10 @@ class Endpoint:
     def chat(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         """Answers as they come. Leaving early gives up what is under way; raises EndpointError."""
         told: SimpleQueue[Any] = SimpleQueue()
-        loop = asyncio.new_event_loop()  # of its own thread, since a notebook's thread has one that runs
-        task = loop.create_task(self._all(questions, sampling, told.put))
-        thread = Thread(target=_drive, args=(loop, task, told.put), daemon=True)
+        # A loop in a thread of its own, since a notebook's thread has one that runs; with a factory, it is set nowhere.
+        runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        loop = runner.get_loop()
+        thread = Thread(target=_drive, args=(runner, self._all(questions, sampling, told.put), told.put), daemon=True)
         thread.start()
         try:
             while not isinstance(each := told.get(), _End):
@@ -105,7 +106,7 @@ class Endpoint:
                 raise each.error
         finally:
             with suppress(RuntimeError):  # the loop is closed: there is nothing left to give up
-                loop.call_soon_threadsafe(task.cancel)
+                loop.call_soon_threadsafe(_give_up, loop)
             thread.join()
 
     async def _all(self, questions: Sequence[Question], sampling: Sampling, tell: Told) -> None:
@@ -125,9 +126,8 @@ class Endpoint:
     async def _answer(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
         """The answer after as many tries as it takes, or the reason why there is none."""
         again = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(Again), wait=self._wait, reraise=True,
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.tries), self._too_long),
-        )  # fmt: skip
+            retry=tenacity.retry_if_exception_type(Again), wait=self._wait, stop=self._enough, reraise=True
+        )
         try:
             found: Answer = await again(self._once, client, body)
             return found
@@ -138,8 +138,8 @@ class Endpoint:
     def _wait(self, state: tenacity.RetryCallState) -> float:
         return _after(state) + self.backoff(state)
 
-    def _too_long(self, state: tenacity.RetryCallState) -> bool:
-        return _after(state) > self.patience
+    def _enough(self, state: tenacity.RetryCallState) -> bool:
+        return state.attempt_number >= self.tries or _after(state) > self.patience
 
     async def _once(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
         try:
@@ -172,20 +172,20 @@ def _check_url(url: str) -> None:
         raise ValueError("url holds a user, a password or a query: keys belong in the variable that key_from names")
 
 
-def _drive(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], tell: Callable[[_End], None]) -> None:
-    """Run the loop until its task ends, however it does."""
+def _drive(runner: asyncio.Runner, work: Coroutine[Any, Any, None], tell: Callable[[_End], None]) -> None:
+    """Run the work until it ends, however it does; what it leaves behind is cancelled."""
     error: BaseException | None = None
     try:
-        loop.run_until_complete(task)
+        with runner:
+            runner.run(work)
     except BaseException as raised:  # told to the thread that waits
         error = raised
-    finally:
-        others = asyncio.all_tasks(loop)
-        for each in others:
-            each.cancel()
-        loop.run_until_complete(asyncio.gather(*others, return_exceptions=True))
-        loop.close()
-        tell(_End(error))
+    tell(_End(error))
+
+
+def _give_up(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 def _part(part: str | bytes) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def opened(record: Preference, i: int, j: int, root: Path) -> tuple[tuple[Sample
         source = media.fetch(record.media[0], root) if record.media else None
         made: list[tuple[Sample, float]] = []
         for item in (record.items[i], record.items[j]):
-            if ".parquet#" in item or item.lower().endswith(PICTURES):
+            if _is_picture(item):
                 content = media.fetch(item, root)
                 made.append((Sample(record.prompt, image=content, user=record.user, source=source), len(content)))
             else:
@@ -149,23 +149,39 @@ def settled(
     """A record an aspect: P(each item is the better one), and who that makes the winner; empty where it cannot say."""
     from dataclasses import replace
 
-    from ..data.media import seen_from
-
-    record, *places = chosen
-    parts = {
-        name: tuple(getattr(record, name)[place] for place in places)
-        for name in ("items", "seeds", "models", "captions")
-        if getattr(record, name)
-    }
-    pictures = [item for item in parts["items"] if ".parquet#" in item or item.lower().endswith(PICTURES)]
-    if len(pictures) == len(places):
-        parts["items"] = seen_from(parts["items"], root, beside)
-    pair = replace(record, **parts, scores=[], verdict=None, shown_first=None, key="")
+    pair = _taken(*chosen, root, beside)
     silent = {each.aspect: each.chance for each in ruled}
     for aspect, chance in (judge.settled(ruled) if any(each.valid for each in ruled) else silent).items():
         verdict = None if chance != chance else "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
-        scores = [[chance], [1 - chance]]
-        yield replace(pair, scores=scores, scale="probability", aspect=aspect, judge=judge.name, verdict=verdict)
+        made = pair.judged([[chance], [1 - chance]], scale="probability", judge=judge.name)
+        yield replace(made, aspect=aspect, verdict=verdict, key="")
+
+
+def _taken(record: Preference, i: int, j: int, root: Path, beside: Path) -> Preference:
+    """Two items of a record, unjudged, as a record in the folder `beside` names them."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from ..data.media import seen_from
+
+    items = (record.items[i], record.items[j])
+    return replace(
+        record,
+        items=seen_from(items, root, beside) if all(map(_is_picture, items)) else items,
+        media=seen_from(record.media, root, beside),
+        scores=np.full((2, 1), np.nan),
+        seeds=(record.seeds[i], record.seeds[j]) if record.seeds else (),
+        models=(record.models[i], record.models[j]) if record.models else (),
+        captions=(record.captions[i], record.captions[j]) if record.captions else (),
+        verdict=None,
+        shown_first=None,
+        key="",
+    )
+
+
+def _is_picture(item: str) -> bool:
+    return ".parquet#" in item or item.lower().endswith(PICTURES)
 
 
 def _tell(made: Sequence[Preference], said: Sequence[Ruling], out: Path, screen: Screen) -> None:

@@ -1,0 +1,97 @@
+"""Clips judged a second at a time: DenseDPO's protocol for labels by a vision-language model (arXiv 2506.03517).
+
+Two clips of one structure are cut into segments; the judge compares each segment, in both orders, and says a tie unless
+both agree. The segments' labels are what DenseDPO trains on; a clip's own label is the majority of its segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visalign.records import Preference
+from visalign.scoring import Judge, Sample
+
+from .vlm_judge import VLMJudge
+
+STUB = 0.5  # of a segment: a shorter rest belongs to the segment before it, as the 121st frame of 5 seconds does
+
+
+class SegmentJudge:
+    """Compares clips segment by segment.
+
+    Args:
+        judge: a judge, or settings of a `VLMJudge`; its rubric is then `video_detail`, and conflicts are ties.
+        rate: frames a second of the clips.
+        seconds: of a segment.
+        shown: frames a second that the judge is shown.
+    """
+
+    def __init__(
+        self, judge: Judge | Mapping[str, Any], *, rate: float, seconds: float = 1.0, shown: float = 8.0
+    ) -> None:
+        if min(rate, seconds, shown) <= 0:
+            raise ValueError(f"rate, seconds and shown are above 0, got {rate}, {seconds} and {shown}")
+        self.judge = VLMJudge(**_settings(judge)) if isinstance(judge, Mapping) else judge
+        self.rate, self.seconds, self.shown = rate, seconds, shown
+        self.name = f"{getattr(self.judge, 'name', type(self.judge).__name__)}-segments"
+
+    def labels(self, first: Sequence[Sample], second: Sequence[Sample]) -> list[Tensor]:
+        """For each pair of clips (S,): P(first is better) in each segment, NaN where the judge could not say."""
+        cuts = [self._cut(one, other) for one, other in zip(first, second, strict=True)]
+        lefts = [_part(one, part, self._step) for one, cut in zip(first, cuts, strict=True) for part in cut]
+        rights = [_part(other, part, self._step) for other, cut in zip(second, cuts, strict=True) for part in cut]
+        return list(torch.split(self.judge.prefer(lefts, rights), [len(cut) for cut in cuts]))
+
+    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
+        """(n,): 1, 0 or 1/2 by the majority of the segments that could be judged; NaN where none could."""
+        return torch.stack([majority(each) for each in self.labels(first, second)])
+
+    def judged(self, record: Preference, label: Tensor) -> Preference:
+        """The record of two clips with the label of each segment: probabilities (2, S)."""
+        chances = np.asarray(label, dtype=np.float64)
+        return record.judged(np.stack([chances, 1 - chances]), scale="probability", judge=self.name)
+
+    @property
+    def _step(self) -> float:
+        return max(1.0, self.rate / self.shown)
+
+    def _cut(self, one: Sample, other: Sample) -> list[range]:
+        counts = [len(each.video or ()) for each in (one, other)]
+        if counts[0] != counts[1] or not counts[0]:
+            raise ValueError(f"two clips have as many frames, at least 1; got {counts[0]} and {counts[1]}")
+        return segments(counts[0], self.rate * self.seconds)
+
+
+def segments(frames: int, length: float) -> list[range]:
+    """The frames of each segment of `length` frames; frame f is in segment floor(f / length), a stub in the one before.
+
+    121 frames at 24 a second are 5 segments, the last of 25 frames.
+    """
+    whole = int(frames // length)
+    count = max(1, whole + (frames - whole * length >= STUB * length))
+    starts = [int(np.ceil(place * length)) for place in range(count)]
+    return [range(start, end) for start, end in zip(starts, [*starts[1:], frames], strict=True) if end > start]
+
+
+def majority(label: Tensor) -> Tensor:
+    """1, 0 or 1/2 by more segments above or below 1/2; NaN where all are NaN."""
+    votes = torch.sign(label - 0.5)[~label.isnan()]
+    return (torch.sign(votes.sum()) + 1) / 2 if len(votes) else label.new_tensor(torch.nan)
+
+
+def _part(sample: Sample, part: range, step: float) -> Sample:
+    """The frames of a segment, every `step`-th."""
+    shown = dict.fromkeys(int(place) for place in np.arange(part.start, part.stop, step))
+    video = sample.video or ()
+    return replace(sample, video=tuple(video[place] for place in shown), image=None)
+
+
+def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    asked = {key: value for key, value in given.items() if key != "name" or value != "vlm"}
+    return {"rubric": "video_detail", "conflict": "tie", **asked}
