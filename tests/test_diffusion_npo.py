@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import methods
 import pytest
@@ -88,6 +89,7 @@ def test_through_guidance_the_branch_has_the_factor_one_minus_guidance(guidance:
     """Where the prompt says nothing, the guided answer is the network's own at the start, and only the factor is
     left: the preference is not flipped, its gradient is."""
     batch = methods.pairs()
+    assert batch.empty is not None
     batch = replace(batch, condition=batch.empty, empty=batch.empty)
     plain = slope(DiffusionDPO(beta=300), batch)
     through = slope(DiffusionNPO(beta=300, by="guidance", guidance=guidance), batch)
@@ -97,6 +99,7 @@ def test_through_guidance_the_branch_has_the_factor_one_minus_guidance(guidance:
 
 def test_through_guidance_is_the_formula_written_out() -> None:
     batch, process = methods.pairs(), methods.process("v_prediction")
+    assert batch.empty is not None
     model, method = Linear(weight(0.95), process), DiffusionNPO(beta=30, by="guidance", guidance=3.0)
     loss = method.loss(batch, model)
     t, noise = process.times(batch.draw), batch.draw.normal("noise", methods.SHAPE, batch.win)
@@ -116,7 +119,7 @@ def test_through_guidance_is_the_formula_written_out() -> None:
 
 
 @pytest.mark.parametrize("by", ["flip", "guidance"])
-def test_equal_networks_cannot_tell(by: str) -> None:
+def test_equal_networks_cannot_tell(by: Literal["flip", "guidance"]) -> None:
     method = DiffusionNPO(beta=300, by=by)
     loss = method.loss(methods.pairs(), Linear(weight(0.9), methods.process()))
     assert loss.each.tolist() == pytest.approx([LOG_2] * 4, abs=1e-15)

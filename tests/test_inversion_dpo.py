@@ -43,7 +43,8 @@ class Affine:
     more: Any = 0.05
 
     def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return 0.1 * x_t + self._prompted(condition) * (t.to(x_t.dtype)[:, None] / 1000) * (x_t + 0.3)
+        answer: Tensor = 0.1 * x_t + self._prompted(condition) * (t.to(x_t.dtype)[:, None] / 1000) * (x_t + 0.3)
+        return answer
 
     def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.reference(x_t, t, condition) + self._prompted(condition) * self.more * x_t

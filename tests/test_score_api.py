@@ -140,7 +140,8 @@ def test_what_cannot_be_decoded_is_not_judged_and_the_others_are(url: str) -> No
     said = httpx.post(f"{url}/score", json={"scorer": "rules", "samples": sent}).json()["results"]
     assert [each["valid"] for each in said] == [False, False, True, False, False, False]
     assert [each["value"] is None for each in said] == [True, True, False, True, True, True]
-    for each, word in zip(said, ["damaged", "not a PNG", "nothing wrong", "400 x 300", "base64", "base64"], strict=True):
+    reasons = ["damaged", "not a PNG", "nothing wrong", "400 x 300", "base64", "base64"]
+    for each, word in zip(said, reasons, strict=True):
         assert word in (each["reason"] or "nothing wrong"), each
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import methods
 import pytest
 import rehearsal
+import tiny
 import torch
 from torch import Tensor
 
@@ -48,7 +49,10 @@ def walked(places: list[int], stale: bool = False) -> tuple[Tensor, Tensor, Tens
     x = double([[1.0, -0.5]]).repeat(len(places), 1)
     process = released()
     levels = evenly(process, 25)
-    return truncated(process, lambda x, t: untold(x), x, torch.tensor(places), levels, 5, stale=stale)
+    found: tuple[Tensor, Tensor, Tensor] = truncated(
+        process, lambda x, t: untold(x), x, torch.tensor(places), levels, 5, stale=stale
+    )
+    return found
 
 
 def seen(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +86,8 @@ def test_the_released_numbers_where_the_walk_ends_at_the_clean_end() -> None:
         ([3], True, [0.8835817742, -0.4417908871], 0.4736342262),
     ):
         x, t, target = walked(places, stale)
-        assert (t[0].item(), x[0].tolist()) == (0, pytest.approx([0.8971924804, -0.4485962402], abs=1e-9))
+        assert t[0].item() == 0
+        assert x[0].tolist() == pytest.approx([0.8971924804, -0.4485962402], abs=1e-9)
         assert target[0].tolist() == pytest.approx(expected, abs=1e-9)
         _, mean = seen(x[:1], t[:1])
         assert float(SelfNPO().gap(mean, target[:1])) == pytest.approx(loss, abs=1e-9)
@@ -151,7 +156,8 @@ def test_the_approach_needs_no_picture_and_ends_at_its_level(prediction: str) ->
         def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
             a, s = self.process.coefficients(t, x_t)
             p, q = self.process.answer_weights(a, s)
-            return p * 2.0 + q * (x_t - a * 2.0) / s
+            answer: Tensor = p * 2.0 + q * (x_t - a * 2.0) / s
+            return answer
 
         policy = reference
 
@@ -192,7 +198,7 @@ def followed(train: str) -> UNetDenoiser:
     if train == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            network = rehearsal.tiny.unet(rehearsal.WIDTH, block_out_channels=(8, 16))
+            network = tiny.unet(rehearsal.WIDTH, block_out_channels=(8, 16))
         return UNetDenoiser(Lora(network, rank=2, dropout=0.3, follows=True), plain.process)
     return UNetDenoiser(Full(network, reference=False, follows=True), plain.process)
 
@@ -248,7 +254,8 @@ def test_the_reference_follows_as_an_average_of_the_weights(train: str) -> None:
 def test_adapters_that_follow_have_no_dropout_and_are_not_published() -> None:
     model = followed("lora").train()
     assert torch.equal(asked(model, "reference"), asked(model, "reference"))
-    assert not any("reference" in name for name in model.weights.adapters())  # type: ignore[union-attr]
+    assert isinstance(model.weights, Lora)
+    assert not any("reference" in name for name in model.weights.adapters())
     assert not any("reference" in name for name in model.trainable())
 
 
@@ -288,6 +295,6 @@ def test_a_model_that_cannot_follow_is_refused(tmp_path: Path) -> None:
 def test_a_folder_makes_a_reference_that_follows_where_the_method_asks(train: str, tmp_path: Path) -> None:
     from visalign.models.folder import Folder
 
-    folder = Folder.open(rehearsal.tiny.folder(tmp_path / "model"))
+    folder = Folder.open(tiny.folder(tmp_path / "model"))
     assert folder.denoiser(train=train, reference=SelfNPO.reference).follower()
     assert not folder.denoiser(train=train, reference=Reference.FROZEN).follower()

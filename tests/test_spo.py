@@ -176,11 +176,16 @@ def test_equal_networks_cannot_tell() -> None:
     assert loss.each.tolist() == pytest.approx([math.log(2)] * 4, abs=1e-12)
 
 
+def bright(sign: float) -> Callable[[Tensor], Tensor]:
+    """What likes bright pictures, or dark ones."""
+    return lambda x: sign * 20 * x.flatten(1).mean(1)
+
+
 def test_the_policy_moves_towards_what_the_judge_likes() -> None:
     """Brighter or darker pictures, by which way the judge looks."""
     for sign in (1.0, -1.0):
         model = Shifted(torch.zeros((), dtype=torch.float64, requires_grad=True), methods.process())
-        judge = By(lambda x, sign=sign: sign * 20 * x.flatten(1).mean(1))
+        judge = By(bright(sign))
         method = spo(scorer=judge, guidance=1.0)
         for visit in range(30):
             loss = method.loss(methods.prompts(visit=visit), model)
@@ -288,7 +293,8 @@ def test_any_scorer_judges_what_the_reference_makes_of_a_noisy_picture() -> None
 
         def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
             a, s = self.process.coefficients(t, x_t)
-            return a * (x_t - a * latents) / s - s * latents
+            answer: Tensor = a * (x_t - a * latents) / s - s * latents
+            return answer
 
         policy = reference
 

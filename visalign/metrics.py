@@ -44,7 +44,7 @@ HEALTHY: dict[str, Healthy] = {
     "implicit_accuracy": Healthy("Share of positive margins, ties as 1/2.", "0.5 at step 0; then 0.55 … 0.8"),
     "sigma_minus_margin": Healthy("sigmoid(-margin): how much of a pair is still learnt.", "0.5 at step 0; above 0.1"),
     "log_ratio": Healthy("How much likelier the item is under the policy, up to a factor.", "near 0; no steep fall"),
-    "accuracy": Healthy("Share of votes that a reward model agrees with, ties of its own as 1/2.", "rises to 0.65 … 0.85"),
+    "accuracy": Healthy("Share of votes that a reward model agrees with, its ties as 1/2.", "rises to 0.65 … 0.85"),
     "certainty": Healthy("What a reward model says that share is.", "at accuracy; above it: too sure of itself"),
     "vote_nll": Healthy("A reward model's negative log-likelihood of the votes.", "below log 2 = 0.693; falls"),
     "score_gap": Healthy("How much higher a reward model scores what was preferred.", "above 0; rises, then stays"),

@@ -102,8 +102,8 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "score_api": Entry("visalign.apps.score_api:create", "scorers over HTTP"),
     },
     "reader": {
-        "tastes": Entry("visalign.scorers.personal:TasteReader", "a user's place in a population of tastes, from votes"),
-        "profile": Entry("visalign.scorers.profiles:ProfileReader", "what a vision-language model makes of a user's votes"),
+        "tastes": Entry("visalign.scorers.personal:TasteReader", "a user's place among many tastes, from votes"),
+        "profile": Entry("visalign.scorers.profiles:ProfileReader", "what a VLM makes of a user's votes"),
     },
     "captioner": {
         "local": Entry("visalign.models.writers:LocalCaptioner", "an image-to-text model's folder (BLIP, LLaVA, …)"),
@@ -111,10 +111,10 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     },
     "rewriter": {
         "local": Entry("visalign.models.writers:LocalRewriter", "a language model's folder, DIPPER for one"),
-        "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or something near it"),
+        "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or nearly"),
     },
     "latent_scorer": {
-        "playground": Entry("visalign.playground.step_judge:StepJudge", "what the voters will think of a noisy picture"),
+        "playground": Entry("visalign.playground.step_judge:StepJudge", "what voters will think of a noisy picture"),
         "decoded": Entry("visalign.decoded:Decoded", "any scorer, on what the reference makes of a noisy picture"),
     },
 }
