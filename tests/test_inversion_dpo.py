@@ -47,7 +47,8 @@ class Affine:
         return answer
 
     def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.reference(x_t, t, condition) + self._prompted(condition) * self.more * x_t
+        answer: Tensor = self.reference(x_t, t, condition) + self._prompted(condition) * self.more * x_t
+        return answer
 
     @staticmethod
     def _prompted(condition: Condition) -> Tensor:

@@ -33,7 +33,7 @@ def test_every_recipe_names_a_registered_method() -> None:
 def test_a_misspelt_name_is_answered_with_the_right_one() -> None:
     with pytest.raises(registry.UnknownName, match=r"named 'difusion_dpo'; did you mean diffusion_dpo\?"):
         registry.load("method", "difusion_dpo")
-    with pytest.raises(registry.UnknownName, match="Known: .*diffusion_dpo, .*sft"):
+    with pytest.raises(registry.UnknownName, match=r"Known: .*diffusion_dpo, .*sft"):
         registry.load("method", "zzz")
     with pytest.raises(registry.UnknownName, match="did you mean method"):
         registry.names("methods")
