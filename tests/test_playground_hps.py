@@ -46,7 +46,7 @@ def truth(pictures: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
 @pytest.fixture(scope="module")
 def said(scorer: PlaygroundHPS, pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     """What the scorer says of each, (120, 4)."""
-    return scorer.score(samples(pictures)).values.reshape(-1, CANDIDATES).double().numpy()
+    return np.asarray(scorer.score(samples(pictures)).values.reshape(-1, CANDIDATES).double(), dtype=np.float64)
 
 
 def gaps(values: NDArray[np.float64]) -> NDArray[np.float64]:
