@@ -87,7 +87,7 @@ def test_an_unknown_key_is_named_with_what_may_have_been_meant() -> None:
         ("optimizer=adam", "optimizer: expected settings, got 'adam' (str)"),
         ("trackers=wandb", "trackers: expected a list, as in [a, b], got 'wandb' (str)"),
         ("trackers=[mlflow]", "trackers[0]: expected one of tensorboard, wandb, got 'mlflow' (str)"),
-        ("model.train=lorra", "model.train: expected one of lora, full, got 'lorra' (str)"),
+        ("model.train=lorra", "model.train: expected one of lora, full, user, got 'lorra' (str)"),
         ("out=3", "out: expected a path, got 3 (int)"),
         ("name=", "name: expected text, got None (NoneType)"),
         ("steps=0", "steps must be at least 1, got 0"),
