@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .aesthetic import Aesthetic as Aesthetic
     from .clipscore import CLIPIQA as CLIPIQA
     from .clipscore import CLIPScore as CLIPScore
+    from .edit_reward import EditReward as EditReward
     from .ensemble import Ensemble as Ensemble
     from .hpsv2 import HPSv2 as HPSv2
     from .hpsv3 import HPSv3 as HPSv3
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .rules import Rules as Rules
     from .rules import Taste as Taste
     from .statistics import Looks as Looks
+    from .video_reward import VideoReward as VideoReward
     from .vlm_judge import VLMJudge as VLMJudge
     from .vqa import VQAScore as VQAScore
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
@@ -25,9 +28,11 @@ from transformers import (
 QWEN = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
+    "{% if part['type'] == 'image' %}IMAGE{% elif part['type'] == 'video' %}VIDEO"
+    "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 )
+SHOWN = "<|vision_start|><|video_pad|><|vision_end|>"
 WIDTH = 32
 
 
@@ -64,12 +69,28 @@ def qwen2_vl(folder: Path, layers: int = 3, seed: int = 0) -> Path:
     pictures = Qwen2VLImageProcessor(
         patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 64, "longest_edge": 1024}
     )
-    template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
+    template = TEMPLATE.replace("IMAGE", SHOWN.replace("video", "image")).replace("VIDEO", SHOWN)
     processor = Qwen2VLProcessor(
         image_processor=pictures, tokenizer=reader, video_processor=Qwen2VLVideoProcessor(patch_size=4),
         chat_template=template,
     )  # fmt: skip
     return saved(network, processor, folder)
+
+
+def qwen2_5_vl(folder: Path, layers: int = 2, seed: int = 0) -> Path:
+    """A Qwen2.5-VL of some layers and width WIDTH, with everything else as in `qwen2_vl`."""
+    qwen2_vl(folder, layers, seed)
+    config = json.loads((folder / "config.json").read_text())
+    vision = {
+        "depth": 2, "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": WIDTH, "num_heads": 2,
+        "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    text = {name: each for name, each in config["text_config"].items() if name != "model_type"}
+    ids = {name: each for name, each in config.items() if name.endswith("token_id") and isinstance(each, int)}
+    torch.manual_seed(seed)
+    network = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
+    return saved(network, Qwen2VLProcessor.from_pretrained(folder), folder)
 
 
 def llava(folder: Path, layers: int = 2, seed: int = 0) -> Path:

@@ -76,6 +76,8 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "mps": Entry("visalign.scorers.mps:MPS", "MPS, overall (arXiv 2405.14705)"),
         "vqascore": Entry("visalign.scorers.vqa:VQAScore", "VQAScore (arXiv 2404.01291): P(Yes) of a model with eyes"),
         "hpsv3": Entry("visalign.scorers.hpsv3:HPSv3", "HPSv3 (arXiv 2508.03789): mean and deviation of a reward"),
+        "video_reward": Entry("visalign.scorers.video_reward:VideoReward", "VideoReward (arXiv 2501.13918): clips on three axes"),
+        "edit_reward": Entry("visalign.scorers.edit_reward:EditReward", "EditReward (arXiv 2509.26346): before and after"),
         "clipscore": Entry("visalign.scorers.clipscore:CLIPScore", "CLIPScore (arXiv 2104.08718)"),
         "clip_iqa": Entry("visalign.scorers.clipscore:CLIPIQA", "CLIP-IQA (arXiv 2207.12396); reads no prompt"),
         "aesthetic_v2": Entry("visalign.scorers.aesthetic:Aesthetic", "LAION's improved aesthetic predictor"),
