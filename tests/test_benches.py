@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from visalign import cli
 from visalign.data import benches as files
-from visalign.data import media
+from visalign.data import media, sources
 from visalign.evaluation import benches
 from visalign.evaluation.benches import Ranked
 from visalign.playground import captions, corpus, world
@@ -104,6 +104,10 @@ def test_ranking_files_are_read_as_published(tmp_path: Path) -> None:
     rows = [{"id": "1", "prompt": "a", "generations": ["a.png", "b.png"], "ranking": [2, 1]}]
     (tmp_path / "ir.json").write_text(json.dumps(rows))
     assert files.image_reward(tmp_path / "ir.json")[0].scores[:, 0].tolist() == [-2, -1]
+    train = [{"prompt": "a", "file_path": ["a.png", "b.png"], "human_preference": [0, 1]}]
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    (record,) = sources.open_source(tmp_path / "train.json", "hpd")
+    assert (record.scores[:, 0].tolist(), record.scale) == ([0, 1], "votes")
     (tmp_path / "bad.json").write_text(json.dumps([{"prompt": "a", "image_path": ["x"]}]))
     with pytest.raises(DataError, match=r"bad\.json row 0 has no 'rank' but prompt, image_path"):
         files.hpd_v2(tmp_path / "bad.json")

@@ -50,9 +50,16 @@ def read(name: str, path: Path) -> tuple[list[Preference], Path]:
     from ..config import suggestion
     from ..data import benches, sources
 
-    if name not in benches.READERS:
-        raise words.UsageError(f"no benchmark is named {name!r}{suggestion(name, [*benches.READERS, 'hps_v2'])}")
-    return benches.READERS[name](path), sources.root(path)
+    readers = {
+        "hpd_v2": benches.hpd_v2,
+        "image_reward": benches.image_reward,
+        "pick_a_pic": sources.pickapic,
+        "genai_bench": benches.genai_bench,
+        "records": sources.open_source,
+    }
+    if name not in readers:
+        raise words.UsageError(f"no benchmark is named {name!r}{suggestion(name, [*readers, 'hps_v2'])}")
+    return readers[name](path), sources.root(path)
 
 
 def asked(scorer: Scorer, records: Sequence[Preference], root: Path, screen: Screen) -> list[Ranked]:

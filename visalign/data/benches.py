@@ -1,16 +1,16 @@
-"""Readers of the files that benchmarks of scorers are published in: ranked or paired pictures, as records."""
+"""Readers of published files of ranked, paired and voted pictures: what scorers are trained on and measured by."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..records import DataError, Preference
-from . import sources, store
+from . import store
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 VOTES = {"leftvote": "first", "rightvote": "second", "tievote": "tie", "bothbad_vote": "both_bad"}
@@ -25,6 +25,25 @@ def hpd_v2(path: Path) -> list[Preference]:
     return [_ranked(row, "image_path", "rank", where, "hpd_v2", folder) for where, row in _listed(path)]
 
 
+def hpd(path: Path) -> list[Preference]:
+    """HPD v2's train.json (arXiv 2306.09341): prompt, file_path of two pictures, human_preference [1, 0] …
+
+    Pictures lie in the folder `train` beside the file, or beside it.
+    """
+    folder = "train/" if (path.parent / "train").is_dir() else ""
+    return [_pair(row, where, folder) for where, row in _listed(path)]
+
+
+def _pair(row: Mapping[str, Any], where: str, folder: str) -> Preference:
+    if missing := [name for name in ("prompt", "file_path", "human_preference") if name not in row]:
+        raise DataError(f"{where} has no {missing[0]!r} but {', '.join(row)}")
+    try:
+        items, votes = tuple(f"{folder}{name}" for name in row["file_path"]), np.asarray(row["human_preference"], float)
+        return Preference(row["prompt"], items, votes, scale="votes", judge="hpd")
+    except (DataError, ValueError) as error:
+        raise DataError(f"{where}: {error}") from None
+
+
 def image_reward(path: Path) -> list[Preference]:
     """ImageReward's test.json (arXiv 2304.05977): prompt, generations, and ranking, 1 the best; equal are ties."""
     return [_ranked(row, "generations", "ranking", where, "image_reward", "") for where, row in _listed(path)]
@@ -32,16 +51,8 @@ def image_reward(path: Path) -> list[Preference]:
 
 def genai_bench(path: Path) -> list[Preference]:
     """TIGER's GenAI-Bench (arXiv 2406.04485) in parquet: prompt, left_image, right_image, vote_type of an arena."""
-    return [record for file in store.files(path) for record in _votes(file, sources.root(path))]
-
-
-READERS: Mapping[str, Callable[[Path], list[Preference]]] = {
-    "hpd_v2": hpd_v2,
-    "image_reward": image_reward,
-    "pick_a_pic": sources.pickapic,
-    "genai_bench": genai_bench,
-    "records": sources.open_source,
-}
+    root = path if path.is_dir() else path.parent
+    return [record for file in store.files(path) for record in _votes(file, root)]
 
 
 def drawn(path: Path, prompts: Path) -> dict[str, list[Preference]]:

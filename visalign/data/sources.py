@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import DataError, Preference
-from . import store
+from . import benches, store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,4 +155,7 @@ FORMATS: dict[str, Callable[[Path], list[Preference]]] = {
     "pairs_folder": pairs_folder,
     "pickapic": pickapic,
     "prompts": prompts,
+    "hpd": benches.hpd,
+    "image_reward": benches.image_reward,
+    "genai_bench": benches.genai_bench,
 }
