@@ -56,7 +56,7 @@ function answer(found) {
   const wrong = found.hallucinated.length;
   const verdict = !found.judged ? el('p', { class: 'soft' }, 'Nobody annotated this.')
     : wrong ? el('p', { class: 'bad' }, `${count(wrong, 'hallucinated object')}: ${found.hallucinated.join(', ')}`)
-      : el('p', { class: 'good' }, 'Names nothing that is not there.');
+      : el('p', { class: 'good' }, 'No annotated name is out of place.');
   return el('section', { class: 'card' }, el('h3', {}, found.model),
     el('p', { class: 'answer-text' }, found.pieces.map((piece) => piece.marked ? el('mark', {}, piece.text) : piece.text)), verdict);
 }

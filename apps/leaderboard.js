@@ -97,7 +97,7 @@ function side(found) {
 
 function raters(found) {
   const agree = found.raters_agree;
-  const list = found.raters.slice(0, 8).map((each) => el('tr', {}, el('td', {}, each.name), el('td', { class: 'number' }, String(each.votes))));
+  const list = found.raters.slice(0, 8).map((each) => el('tr', {}, el('td', { class: 'name' }, each.name), el('td', { class: 'number' }, String(each.votes))));
   return el('section', { class: 'card' }, el('h2', {}, 'Raters'),
     agree ? el('p', { class: 'note' }, `${agree.raters} raters agree on ${percent(agree.share)} of ${count(agree.units, 'pair')} that two or more judged`
       + (agree.alpha == null ? '.' : ` (Krippendorff's alpha ${agree.alpha.toFixed(2)}; 0 is chance).`)) : el('p', { class: 'note' }, 'No pair was judged by two raters yet.'),
@@ -126,7 +126,7 @@ function ranking(found) {
   return [
     el('p', { class: 'interval' }, `Agrees with ${percent(checked.value)} (${percent(checked.low)} … ${percent(checked.high)}) of ${count(checked.count, 'vote')} of yours that it was not shown.`),
     el('table', { class: 'rank' }, el('caption', { class: 'unseen' }, 'Models by your taste'), el('tbody', {}, found.models.map((each) =>
-      el('tr', {}, el('td', {}, each.model), el('td', { class: 'number' }, score(each.mean)))))),
+      el('tr', {}, el('td', { class: 'name' }, each.model), el('td', { class: 'number' }, score(each.mean)))))),
     el('div', { class: 'best' }, found.pictures.map((each) => {
       const image = el('img', { src: url(`desk/picture/${each.key}`), title: each.prompt, alt: `${each.prompt}, drawn by ${each.model} from seed ${each.seed}: ${score(each.value)}`, onload: () => crisp(image) });
       return image;

@@ -47,10 +47,10 @@ SHOTS = (
     Shot("grid", ""),
     Shot("grid_dark", "", scheme="dark"),
     Shot("grid_phone", "", size=PHONE),
-    Shot("prompt", "", steps=(("click", "button.picture >> nth=1"),)),
-    Shot("prompt_slider", "", steps=(("click", "button.picture >> nth=1"), ("click", "dialog >> text=Slider"))),
+    Shot("prompt", "", steps=(("click", "button.picture >> nth=4"),)),
+    Shot("prompt_slider", "", steps=(("click", "button.picture >> nth=4"), ("click", "dialog >> text=Slider"))),
     Shot("prompt_difference", "", scheme="dark",
-         steps=(("click", "button.picture >> nth=1"), ("click", "dialog >> text=Difference"))),
+         steps=(("click", "button.picture >> nth=4"), ("click", "dialog >> text=Difference"))),
     Shot("vote", "vote"),
     Shot("vote_dark", "vote", scheme="dark"),
     Shot("vote_told", "vote", steps=(("press", "1"),)),
@@ -96,11 +96,13 @@ def made_up(path: Path) -> None:
 
     from visalign.playground import captions, world
 
-    asked = [("a red circle left of a blue square", ["circle", "square"]), ("two green rings", ["ring"])]
+    asked = [("a red circle left of a blue square", ["circle", "square"]), ("two green rings", ["ring"]),
+             ("a yellow star above a purple triangle", ["star", "triangle"])]  # fmt: skip
     said = [
         {"base": "A red circle and a blue square stand side by side below a yellow star.",
          "aligned": "A red circle stands to the left of a blue square."},
         {"base": "I see three green rings and a triangle.", "aligned": "Two green rings on a plain background."},
+        {"base": "A star and a triangle.", "aligned": "A yellow star above a purple triangle."},
     ]  # fmt: skip
     rows = []
     for number, ((caption, objects), answers) in enumerate(zip(asked, said, strict=True)):
@@ -110,8 +112,6 @@ def made_up(path: Path) -> None:
         )
         question = "What does the picture show?"
         rows.append({"image": f"{number}.png", "question": question, "answers": answers, "objects": objects})
-    rows.append({"image": "0.png", "question": "Is there a star or a triangle?", "answers": {"base": "Yes, a star."},
-                 "objects": ["circle", "square"], "hallucinated": {"base": ["star"]}})  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
