@@ -68,14 +68,18 @@ class LocalVLM:
         text = self.processor.decode(written, skip_special_tokens=True)
         return Answer(text, tokens, cut=len(kept) == sampling.tokens)
 
-    def _inputs(self, question: Question) -> Any:
+    def text(self, question: Question) -> str:
+        """The question in the model's own chat template."""
         content = [
             {"type": "text", "text": each} if isinstance(each, str) else {"type": "image"} for each in question.parts
         ]
         chat = [{"role": "user", "content": content}]
-        text = self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return str(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+    def _inputs(self, question: Question) -> Any:
         shown = [Image.open(BytesIO(each)) for each in question.parts if isinstance(each, bytes)]
-        return self.processor(text=[text], images=shown or None, return_tensors="pt").to(self.network.device)
+        made = self.processor(text=[self.text(question)], images=shown or None, return_tensors="pt")
+        return made.to(self.network.device)
 
     def _token(self, chosen: Tensor, logits: Tensor, count: int) -> Token:
         chances = logits.float().log_softmax(-1)  # of the model itself: before temperature

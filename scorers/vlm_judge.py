@@ -126,6 +126,10 @@ class VLMJudge:
             found[each.aspect].setdefault(each.repeat, []).append(each.chance)
         return {name: _mean([together(each, self.conflict) for each in by.values()]) for name, by in found.items()}
 
+    def close(self) -> None:
+        """Let go of the book."""
+        self.poll.book.close()
+
     def _asked(self, things: Sequence[T], asked: Any) -> list[list[Reading]]:
         names = [each.name for each in self.rubric.aspects]
         parts = [things[start : start + BATCH] for start in range(0, len(things), BATCH)]

@@ -78,6 +78,9 @@ class PairJudge(Protocol):
     def settled(self, ruled: Iterable[Ruling]) -> dict[str, float]:
         """Aspect -> P(first is better) from the rulings on one pair; NaN where it could not say."""
 
+    def close(self) -> None:
+        """Let go of files."""
+
 
 def write(rulings: Iterable[Ruling], path: Path) -> None:
     """JSON lines, in place of what was there."""

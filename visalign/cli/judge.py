@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen)
         raise words.UsageError("no record has two items to compare: a judge compares, a scorer rates (--scorer)")
     made: dict[str, Preference] = {}
     said: list[Ruling] = []
-    with screen.stage(f"compare with {judge.name}", total=len(pairs)) as stage:
+    with closing(judge), screen.stage(f"compare with {judge.name}", total=len(pairs)) as stage:
         for start in range(0, len(pairs), given.batch):
             part = pairs[start : start + given.batch]
             for chosen, ruled in zip(part, ruled_on(judge, part, root), strict=True):
@@ -98,7 +99,7 @@ def _built(given: str, book: Path) -> PairJudge:
     known = inspect.signature(registry.load("judge", str(settings.get("name")))).parameters
     made = registry.build("judge", {"book": str(book), **settings} if "book" in known else settings)
     if not isinstance(made, PairJudge):
-        raise words.UsageError(f"{settings['name']} says no rulings: a judge needs name, rulings and settled")
+        raise words.UsageError(f"{settings['name']} says no rulings: a judge needs name, rulings, settled and close")
     return made
 
 
