@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .rules import Rules as Rules
     from .rules import Taste as Taste
     from .statistics import Looks as Looks
+    from .unified_reward import UnifiedReward as UnifiedReward
     from .video_reward import VideoReward as VideoReward
     from .vlm_judge import VLMJudge as VLMJudge
     from .vqa import VQAScore as VQAScore
