@@ -113,7 +113,8 @@ class Endpoint:
         rest = iter(enumerate(questions))  # shared: each worker takes the next
         key = os.environ.get(self.key_from, "") if self.key_from else ""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        async with httpx.AsyncClient(headers=headers, timeout=self.timeout) as client:
+        limits = httpx.Limits(max_connections=self.concurrency)
+        async with httpx.AsyncClient(headers=headers, timeout=self.timeout, limits=limits) as client:
             work = [self._work(client, rest, sampling, tell) for _ in range(min(self.concurrency, len(questions)))]
             await asyncio.gather(*work)
 
@@ -244,5 +245,5 @@ def _completion(values: Mapping[str, Any]) -> Answer:
 
 
 def _token(values: Mapping[str, Any]) -> Token:
-    chosen = {str(values["token"]): float(values["logprob"])}
-    return Token(values["token"], chosen | {each["token"]: float(each["logprob"]) for each in values["top_logprobs"]})
+    top = {str(each["token"]): float(each["logprob"]) for each in values.get("top_logprobs") or ()}
+    return Token(str(values["token"]), {str(values["token"]): float(values["logprob"])} | top)

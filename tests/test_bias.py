@@ -111,7 +111,7 @@ def test_leanings_of_known_size_are_measured_one_beside_the_other(place: float, 
 
 
 def test_intervals_cover_leanings_of_known_size_as_often_as_they_say() -> None:
-    """Eight draws of verdicts, three leanings: 22.8 of 24 intervals of 95 % are to cover; fewer than 20 is one in 100."""
+    """Of 24 intervals of 95 %, eight draws of three leanings, 22.8 are to cover; fewer than 20 is one in a hundred."""
     known = {"position_odds": 0.5, "size_odds": 0.4, "self_odds": 0.6}
     chances, really = ruled(*known.values()), truth()
     reports = [bias.examine(drawn(chances, seed), own={"model 1"}, trusted=really) for seed in range(8)]

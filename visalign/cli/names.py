@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "xformers", "open_clip_torch")
-KINDS = ("method", "scorer", "reader", "captioner", "rewriter", "loss", "recipe", "source", "model")
+KINDS = ("method", "scorer", "judge", "chat", "reader", "captioner", "rewriter", "loss", "recipe", "source", "model")
 
 
 def add(commands: words.Commands) -> None:
