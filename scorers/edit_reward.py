@@ -8,6 +8,7 @@ mean and the logarithm of a deviation, 1 … 4; the two are pooled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -64,15 +65,16 @@ class EditReward:
             for place in range(len(ASPECTS))
         ]
         self.pooling, self.batch, self.name = pooling, batch, name
+        self.spec = replace(vlm.worded(self.describe(pooling), *self.wordings), name=name)
 
-    @property
-    def spec(self) -> Spec:
-        """What it is."""
+    @staticmethod
+    def describe(pooling: str = "mean") -> Spec:
+        """What it is, before any weights are read."""
         return Spec(
-            name=self.name,
-            scale=f"{self.pooling} of the means of two ratings",
+            name="edit_reward",
+            scale=f"{pooling} of the means of two ratings",
             range=(float("-inf"), float("inf")),
-            files=("TIGER-Lab/EditReward-Qwen2.5-VL-7B", "TIGER-Lab/EditReward-MiMo-VL-7B-SFT-2508"),
+            files=("TIGER-Lab, collection editreward: model.safetensors or model.pth",),
             license="MIT (code)",
             reads=("prompt", "image", "source"),
             preprocessing=f"about {TOKENS} tokens of 28 x 28 pixels each, bicubic in 8 bits (Pillow)",

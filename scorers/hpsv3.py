@@ -52,7 +52,7 @@ class HPSv3:
         state, where = vlm.renamed(vlm.gathered(path)), str(path)
         self.model = vlm.Marked(base, state, where, marks=[MARK], tokens=TOKENS, dtype=DTYPES[dtype], device=device)
         self.head = vlm.load_head(vlm.ranked_head(self.model.width, 2), state, "rm_head.", where, device)
-        self.spec = self.describe()
+        self.spec = vlm.worded(self.describe(), self.wording)
         self.name = self.spec.name
 
     @staticmethod

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from visalign.scoring import Sample, Scores, Spec, picture
 
-from . import answers
+from . import answers, vlm
 from .answer_book import Book
 from .answers import Unreadable
 from .chat import Answer, Chat, Question, Sampling, png
@@ -36,7 +37,7 @@ SAID = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 VERDICTS = {"image 1 is better": 1.0, "image 2 is better": 0.0, "images are equally good": 0.5}
 WINNERS = {"image 1": 1.0, "image 2": 0.0}
 HOLE = "{prompt}"
-LONGEST = 1024  # pixels, of the pictures that are sent
+LONGEST, SIZED = 1024, "at most {} pixels a side, then the model's own"  # of the pictures that are sent
 WORDINGS = {
     "rating": (
         "The picture was generated for this caption: {prompt}\nHow well does it show what the caption says, and how "
@@ -95,18 +96,19 @@ class UnifiedReward:
         self.rating, self.comparison, self.both, self.longest = rating, comparison, orders == "both", longest
         self.wordings = WORDINGS | {form: _wording(form, file) for form, file in (wordings or {}).items()}
         self.poll = Poll(_chat(backend), Book(book), Sampling(tokens=tokens), reasks)
-        self.name = name
+        said = replace(self.describe(rating), name=name, preprocessing=SIZED.format(longest))
+        self.name, self.spec = name, vlm.worded(said, *self.wordings.values())
 
-    @property
-    def spec(self) -> Spec:
-        """What it is."""
+    @staticmethod
+    def describe(rating: str = "rating") -> Spec:
+        """What it is, before any model is asked."""
         return Spec(
-            name=self.name,
-            scale="rating" if self.rating == "rating" else f"mean rating of {', '.join(AXES)}",
+            name="unified_reward",
+            scale="rating" if rating == "rating" else f"mean rating of {', '.join(AXES)}",
             range=(float(LOWEST), float(HIGHEST)),
             files=("CodeGoat24/UnifiedReward-qwen-7b", "CodeGoat24/UnifiedReward-2.0-qwen3vl-8b"),
             license="MIT (code and weights)",
-            preprocessing=f"at most {self.longest} pixels a side, then the model's own",
+            preprocessing=SIZED.format(LONGEST),
         )
 
     def score(self, samples: Sequence[Sample]) -> Scores:

@@ -70,21 +70,23 @@ class VideoReward:
         with torch.device("meta"):
             head = nn.Linear(self.model.width, len(AXES), bias=False)
         self.head = vlm.load_head(head, state, "rm_head.", where, device)
-        self.spec = self.describe()
+        self.spec = vlm.worded(self.describe(fps, normalized), self.wording)
         self.name = self.spec.name
 
     @staticmethod
-    def describe() -> Spec:
+    def describe(fps: float | None = None, normalized: bool = True) -> Spec:
         """What it is, before any weights are read."""
+        rate = "all frames" if fps is None else f"{RATE:g} of {fps:g} frames a second"
         return Spec(
             name="video_reward",
-            scale="sum of VQ, MQ and TA, each of mean 0 and deviation 1 over the authors' data",
+            scale="sum of VQ, MQ and TA"
+            + (", each of mean 0 and deviation 1 over the authors' data" if normalized else ""),
             range=(float("-inf"), float("inf")),
-            typical=(-3.0, 3.0),
+            typical=(-3.0, 3.0) if normalized else None,
             files=(f"{REPO}: a folder", "Qwen/Qwen2-VL-2B-Instruct: config and processor"),
             license="MIT (code and weights)",
             reads=("prompt", "video"),
-            preprocessing="two frames a second, each 128 … 256 tokens of 28 x 28 pixels, bicubic",
+            preprocessing=f"{rate}, each 128 … 256 tokens of 28 x 28 pixels, bicubic",
             antialias=True,
         )
 

@@ -9,7 +9,9 @@ language model past `get_rope_index`; and the vocabulary has as many rows as the
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from visalign.images import ImageError, Misuse
 from visalign.models import states
-from visalign.scoring import Sample
+from visalign.scoring import Sample, Spec
 
 from .clip import PathLike, device_of, frozen
 
@@ -211,6 +213,12 @@ def wording(source: PathLike, names: Sequence[str], marks: Sequence[str]) -> str
     if wrong := [each for each in (HOLE, *marks) if text.count(each) != 1]:
         raise ValueError(f"the wording of {source} holds {wrong[0]} {text.count(wrong[0])} times, and should once")
     return text
+
+
+def worded(spec: Spec, *texts: str) -> Spec:
+    """The spec with a digest of the wording, since another wording is another scale."""
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return replace(spec, preprocessing=f"{spec.preprocessing}; wording {digest[:12]}")
 
 
 def _constant(path: Path, name: str) -> str:

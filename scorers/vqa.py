@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -73,18 +74,19 @@ class VQAScore:
         else:
             self.model = Decoder(path, DTYPES[dtype], device)
         self.variant, self.question, self.answer, self.batch = variant, question, answer, batch
-        self.name = name
+        self.name, self.spec = name, replace(self.describe(variant, question, answer), name=name)
 
-    @property
-    def spec(self) -> Spec:
-        """What it is."""
+    @staticmethod
+    def describe(variant: str = "paper", question: str = QUESTION, answer: str = "Yes") -> Spec:
+        """What it is, before any weights are read."""
+        chance = f"P({answer!r})" if variant == "paper" else f"geometric mean of the tokens of {answer!r}"
         return Spec(
-            name=self.name,
-            scale=f"P({self.answer!r})" if self.variant == "paper" else "geometric mean of the answer's tokens",
+            name="vqascore",
+            scale=f"{chance} to {question!r}",
             range=(0.0, 1.0),
             files=("zhiqiulin/clip-flant5-xl", "zhiqiulin/clip-flant5-xxl"),
             license="Apache-2.0 (code and CLIP-FlanT5)",
-            preprocessing="padded to a square with the mean colour, 336" if self.encodes else "the model's own",
+            preprocessing="the model's own; CLIP-FlanT5: padded to a square with the mean colour, 336",
         )
 
     def score(self, samples: Sequence[Sample]) -> Scores:

@@ -18,13 +18,15 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, CLIPVisionModel, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
+import visalign.scorers.unified_reward as unified_reward
+import visalign.scorers.vlm as vlm
 from visalign import scorers
 from visalign.models.states import WeightsError
-from visalign.scorers import UnifiedReward, unified_reward, vlm
-from visalign.scorers.chat import Answer
+from visalign.scorers.chat import Answer, Question
 from visalign.scorers.clip_t5 import LAYER, OPENING, square
 from visalign.scorers.edit_reward import pooled
 from visalign.scorers.preprocess import Crop
+from visalign.scorers.unified_reward import UnifiedReward
 from visalign.scorers.video_reward import places
 from visalign.scorers.vqa import QUESTION, VQAScore
 from visalign.scoring import Sample, Scores, paired
@@ -38,7 +40,8 @@ def pictures() -> list[Image.Image]:
 
 def batches_do_not_matter(scorer: Any, samples: list[Sample]) -> Scores:
     """A batch scores as its samples one by one and as the batch the other way round; the scores tell them apart."""
-    whole, single = scorer.score(samples), [scorer.score([each]) for each in samples]
+    whole: Scores = scorer.score(samples)
+    single = [scorer.score([each]) for each in samples]
     backward = scorer.score(samples[::-1])
     assert whole.judged.all()
     assert {each.values.shape for each in single} == {(1,)}
@@ -80,7 +83,8 @@ def clip_t5(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, T
     config |= {"vocab_size": len(reader), "eos_token_id": reader.eos_token_id}
     torch.manual_seed(0)
     text, eye = T5(T5Config(**config)), CLIPVisionModel(CLIPVisionConfig(**EYE))
-    tiny_scorers.shaken(text), tiny_scorers.shaken(eye)
+    tiny_scorers.shaken(text)
+    tiny_scorers.shaken(eye)
     projector = tiny_scorers.filled({"0.weight": (16, 16), "0.bias": (16,), "2.weight": (16, 16), "2.bias": (16,)}, 3)
     state = {name: each.clone() for name, each in text.state_dict().items() if not name.endswith("embed_tokens.weight")}
     state |= {"embed_tokens.weight": text.shared.weight.detach().clone()}
@@ -115,7 +119,7 @@ def t5_logprobs(state: dict[str, Tensor], folder: Path, image: Image.Image, prom
     row = torch.cat([text.shared(ids[0]), seen, text.shared(ids[1])])
     answer = torch.tensor([*words("Yes")["input_ids"], end])
     fed = torch.cat([torch.tensor([0]), answer[:-1]])
-    told = text(inputs_embeds=row[None], decoder_input_ids=fed[None]).logits[0].log_softmax(-1)
+    told: Tensor = text(inputs_embeds=row[None], decoder_input_ids=fed[None]).logits[0].log_softmax(-1)
     return told.gather(-1, answer[:, None])[:, 0]
 
 
@@ -163,8 +167,8 @@ def test_a_decoder_is_asked_for_the_answer_it_would_draw(decoder: Path) -> None:
     scorer = VQAScore(decoder)
     samples = paired(pictures(), PROMPTS)
     found = batches_do_not_matter(scorer, samples).values[0].item()
-    network, processor = AutoModelForImageTextToText.from_pretrained(decoder).eval(), scorer.model.processor  # type: ignore[attr-defined]
-    text, chance = scorer.model._text(QUESTION.replace("{}", PROMPTS[0])), 1.0  # type: ignore[attr-defined]
+    network, processor = AutoModelForImageTextToText.from_pretrained(decoder).eval(), scorer.model.processor
+    text, chance = scorer.model._text(QUESTION.replace("{}", PROMPTS[0])), 1.0
     for letter in "Yes":
         inputs = processor(text=[text], images=[[pictures()[0]]], return_tensors="pt")
         with torch.no_grad():
@@ -309,6 +313,17 @@ def test_the_wording_is_read_out_of_released_code_without_running_it(tmp_path: P
         vlm.wording(tmp_path / "a.py", names, [REWARD])
     with pytest.raises(ValueError, match=r"holds <\|Reward\|> 0 times"):
         vlm.wording(asked(tmp_path, "{text_prompt}"), names, [REWARD])
+
+
+def test_another_wording_is_another_spec(base: Path, hpsv3: tuple[Any, dict[str, Tensor]], tmp_path: Path) -> None:
+    save_file(hpsv3[1], tmp_path / "HPSv3.safetensors")
+    other: Any = scorers.load(
+        "hpsv3", weights=tmp_path / "HPSv3.safetensors", base=base, wording=asked(tmp_path, f"Well: {ASKED}")
+    )
+    assert other.spec != hpsv3[0].spec
+    assert other.spec.preprocessing.startswith(other.describe().preprocessing)
+    one = paired(pictures()[:1], "a")
+    assert abs(other.score(one).values.item() - hpsv3[0].score(one).values.item()) > 1e-4
 
 
 def test_what_hpsv3_cannot_read_is_invalid_with_its_reason(hpsv3: tuple[Any, dict[str, Tensor]]) -> None:
@@ -482,7 +497,8 @@ class Says:
     """A backend that answers from a list, over and over, and keeps what it was asked."""
 
     def __init__(self, *texts: str) -> None:
-        self.texts, self.asked, self.identity = texts, [], {"model": "says"}
+        self.texts, self.identity = texts, {"model": "says"}
+        self.asked: list[Question] = []
 
     def chat(self, questions: Any, sampling: Any) -> Any:
         for place, question in enumerate(questions):
