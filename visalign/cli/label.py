@@ -39,11 +39,11 @@ def run(given: Any) -> int:
     from .screen import Screen
 
     screen, path = Screen(), Path(given.pictures).expanduser()
+    scorer = None if given.judge else registry.build("scorer", given.scorer)
     records = bare(path) if path.is_dir() and not _holds_records(path) else sources.open_source(path)
     root = sources.root(path)
-    if given.judge:
+    if scorer is None:
         return judge.label(records, root, given, screen)
-    scorer = registry.build("scorer", given.scorer)
     out = Path(given.out) if given.out else root / f"labels-{scorer.name}.parquet"
     samples = list(seen(records, root))
     values: list[float] = []
