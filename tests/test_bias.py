@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from visalign.playground import corpus, flawed
 from visalign.records import DataError, Preference
 from visalign.rulings import PairJudge, Ruling
 from visalign.scorers import Rules
-from visalign.scoring import Sample, bradley_terry
+from visalign.scoring import Sample
 
 PROMPTS, ITEMS = 60, 4
 
@@ -203,6 +204,11 @@ def test_the_odds_of_verdicts_that_one_feature_tells_apart_stay_finite() -> None
 # on the playground: the checker's opinion with a lean of known size, asked through the command's own path
 
 
+@cache
+def checked(sample: Sample) -> float:
+    return float(Rules().score([sample]).values[0])
+
+
 class Leaning:
     """Compares by the checker's score at a temperature, and leans: to the first place, and to large files."""
 
@@ -212,12 +218,11 @@ class Leaning:
         self.place, self.size = place, size
 
     def rulings(self, first: Sequence[Sample], second: Sequence[Sample]) -> list[list[Ruling]]:
-        chances = bradley_terry(Rules().score(first).values, Rules().score(second).values, 0.25)
-        return [list(self._both(*each)) for each in zip(first, second, chances.tolist(), strict=True)]
+        return [list(self._both(*each)) for each in zip(first, second, strict=True)]
 
-    def _both(self, first: Sample, second: Sample, chance: float) -> Iterator[Ruling]:
+    def _both(self, first: Sample, second: Sample) -> Iterator[Ruling]:
         sizes = [len(each.image) for each in (first, second) if isinstance(each.image, bytes)]
-        odd = math.log(chance / (1 - chance)) + self.size * math.log2(sizes[0] / sizes[1])
+        odd = (checked(first) - checked(second)) / 0.5 + self.size * math.log2(sizes[0] / sizes[1])
         for shown in (0, 1):
             said = sigmoid(odd + self.place * (1 - 2 * shown))
             yield Ruling(first.prompt, ("first", "second"), said, shown)
