@@ -2,11 +2,11 @@
 
     make bench-ppd                 (about 10 minutes on two cores)
 
-96 simulated users vote on the shipped candidates; PPD and Diffusion-DPO (the recipes playground_ppd and playground_dpo)
-train on the same votes, DPO without knowing whose they are. 60 other users cast 4 votes each, from which their
-embeddings are read. Each has 6 held-out prompts drawn by PPD, by PPD told of nobody, by DPO and by the base, from the
-same seeds. A win is the higher utility for the user; intervals are over users. Writes benchmarks/results/ppd.json and
-docs/images/ppd_users.png: prompts and seeds, drawn for users who differ.
+96 simulated users vote on the shipped candidates, and PPD (the recipe playground_ppd) trains on their votes, on top of
+Diffusion-DPO (playground_dpo: the shipped votes, of voters who agree). 60 other users cast 4 votes each, from which
+their embeddings are read. Each has 6 held-out prompts drawn by PPD, by PPD told of nobody, by DPO and by the base, from
+the same seeds. A win is the higher utility for the user; intervals are over users. Writes
+benchmarks/results/ppd.json and docs/images/ppd_users.png: a few prompts, drawn for users who differ.
 """
 
 from __future__ import annotations
@@ -40,15 +40,19 @@ HERE = Path(__file__).resolve().parent
 FIRST, UNSEEN, EACH, SHOTS = 96, 60, 6, 4
 HOW = Settings(steps=playground.STEPS, guidance=playground.GUIDANCE)
 SIZE = (32, 32)
+FURTHER = 3.0  # user guidance of the sheet, where differences should be seen
 
 
 def prepared(out: Path) -> None:
-    """Votes, embeddings and both runs, as the recipes' first lines say."""
+    """Votes, embeddings and both runs."""
     visalign(["playground", "users", "--out", str(out / "votes")])
     visalign(["users", str(out / "votes" / "records.parquet"), "--shots", "12", "--out", str(out / "read")])
-    records, read = f"data.path={out / 'read' / 'records.parquet'}", f"data.users={out / 'read' / 'users.safetensors'}"
-    places = {"ppd": [records, read], "dpo": [records]}
-    for name, changes in places.items():
+    read = [
+        f"data.{name}={out / 'read' / file}"
+        for name, file in (("path", "records.parquet"), ("users", "users.safetensors"))
+    ]
+    base = f"model.folder={out / 'dpo' / 'weights'}"
+    for name, changes in {"dpo": [], "ppd": [*read, base]}.items():
         settings = [*changes, f"data.cache={out / 'cache'}", f"out={out / name}"]
         job.train(config.load(f"playground_{name}", settings), Screen())
 
@@ -56,6 +60,8 @@ def prepared(out: Path) -> None:
 def strangers(out: Path) -> dict[str, Tensor]:
     """The embeddings of the unseen users, each from SHOTS votes on two candidates."""
     few = out / "few"
+    if (few / "read" / "users.safetensors").is_file():
+        return sources.users(few / "read" / "users.safetensors")
     votes = ["--first", str(FIRST), "--count", str(UNSEEN), "--votes", str(SHOTS), "--pairs", "--seed", "1"]
     visalign(["playground", "users", *votes, "--out", str(few)])
     tastes = ["--tastes", str(out / "read" / "tastes.safetensors"), "--shots", str(SHOTS)]
@@ -63,18 +69,23 @@ def strangers(out: Path) -> dict[str, Tensor]:
     return sources.users(few / "read" / "users.safetensors")
 
 
-def drawn(model: Path | str, asked: list[tuple[str, int]], embeddings: list[Tensor] | None) -> NDArray[np.uint8]:
-    """Prompts from seeds by a run, EACH at a time for each user's embedding, or for nobody."""
-    drawer = Drawer(Source.find(str(model)), HOW)
-    made = []
-    for place in range(0, len(asked), EACH):
-        prompts, seeds = zip(*asked[place : place + EACH], strict=True)
+def drawn(
+    out: Path, name: str, model: Path | str, asked: list[tuple[str, int]], embeddings: list[Tensor] | None = None
+) -> NDArray[np.uint8]:
+    """Prompts from seeds by a run, EACH at a time for each user's embedding, or for nobody; drawn once, then kept."""
+    kept = out / f"drawn-{name}.npy"
+    if kept.is_file():
+        found: NDArray[np.uint8] = np.load(kept, allow_pickle=False)
+        return found
+    drawer, made = Drawer(Source.find(str(model)), HOW), []
+    step = 10 * EACH if embeddings is None else EACH
+    for place in range(0, len(asked), step):
+        prompts, seeds = zip(*asked[place : place + step], strict=True)
         painter: Any = drawer.painter
         if embeddings is not None:
             painter = personal.Addressed(drawer.encoders, embeddings[place // EACH])
-        made += pictures(
-            painter, drawer.model, prompts, seeds, size=SIZE, steps=HOW.steps, guidance=HOW.guidance
-        )  # fmt: skip
+        made += pictures(painter, drawer.model, prompts, seeds, size=SIZE, steps=HOW.steps, guidance=HOW.guidance)
+    np.save(kept, np.concatenate(made))
     return np.concatenate(made)
 
 
@@ -96,10 +107,10 @@ def compared(out: Path) -> dict[str, Any]:
     prompts = corpus.prompts("heldout", UNSEEN * EACH)
     asked = list(zip(prompts, range(len(prompts)), strict=True))
     made = {
-        "ppd": drawn(out / "ppd", asked, [embeddings[user.name] for user in people]),
-        "ppd for nobody": drawn(out / "ppd", asked, None),
-        "dpo": drawn(out / "dpo", asked, None),
-        "base": drawn("playground", asked, None),
+        "ppd": drawn(out, "ppd", out / "ppd", asked, [embeddings[user.name] for user in people]),
+        "nobody": drawn(out, "nobody", out / "ppd", asked),
+        "dpo": drawn(out, "dpo", out / "dpo", asked),
+        "base": drawn(out, "base", "playground", asked),
     }
     who = [user.name for user in people for _ in range(EACH)]
     felt = {name: liked(people, each, prompts) for name, each in made.items()}
@@ -117,20 +128,22 @@ def compared(out: Path) -> dict[str, Any]:
 
 
 def sheet(out: Path, embeddings: Mapping[str, Tensor]) -> NDArray[np.uint8]:
-    """The base, nobody, and six users: four prompts each from one seed."""
-    people = users.users(FIRST)[:6]
+    """Nobody, and six users: four prompts, each from one seed, by a guidance that shows the differences."""
+    strong = {user.describe(1): user for user in users.users(FIRST)}  # one of each liking
+    people = list(strong.values())[:6]
     prompts = corpus.prompts("heldout", 4)
     drawer = Drawer(Source.find(str(out / "ppd")), HOW)
     told = {"nobody": torch.zeros_like(next(iter(embeddings.values())))}
-    told |= {user.describe().removeprefix("likes "): embeddings[user.name] for user in people}
+    told |= {user.describe(1).removeprefix("likes "): embeddings[user.name] for user in people}
     cards = []
     for seed, prompt in enumerate(prompts):
         shots = []
         for name, each in told.items():
             painter = personal.Addressed(drawer.encoders, each)
             (picture,) = pictures(
-                painter, drawer.model, [prompt], [seed], size=SIZE, steps=HOW.steps, guidance=HOW.guidance
-            )
+                painter, drawer.model, [prompt], [seed], size=SIZE, steps=HOW.steps, guidance=HOW.guidance,
+                predict=personal.towards_user(drawer.model.policy, FURTHER),
+            )  # fmt: skip
             shots.append(report.Shot(name, picture[0]))
         cards.append(report.Card(prompt, shots))
     return report.contact_sheet(cards, across=1)
