@@ -91,18 +91,18 @@ def opened(folder: Path, models: list[str]) -> compare.Served:
 
 
 def made_up(path: Path) -> None:
-    """Answers about two playground pictures, some of them wrong."""
+    """Answers about three playground pictures, some of them wrong."""
     from PIL import Image
 
     from visalign.playground import captions, world
 
     asked = [("a red circle left of a blue square", ["circle", "square"]), ("two green rings", ["ring"]),
-             ("a yellow star above a purple triangle", ["star", "triangle"])]  # fmt: skip
+             ("an orange triangle above a purple diamond", ["triangle", "diamond"])]  # fmt: skip
     said = [
-        {"base": "A red circle and a blue square stand side by side below a yellow star.",
+        {"base": "A red circle and a blue square stand side by side below an orange triangle.",
          "aligned": "A red circle stands to the left of a blue square."},
         {"base": "I see three green rings and a triangle.", "aligned": "Two green rings on a plain background."},
-        {"base": "A star and a triangle.", "aligned": "A yellow star above a purple triangle."},
+        {"base": "A triangle and two rings.", "aligned": "An orange triangle above a purple diamond."},
     ]  # fmt: skip
     rows = []
     for number, ((caption, objects), answers) in enumerate(zip(asked, said, strict=True)):
