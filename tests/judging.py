@@ -16,12 +16,13 @@ import tiny_vlm
 import torch
 from PIL import Image
 
-from visalign.scorers import rubrics, wording
 from visalign.scorers.chat import Question
 from visalign.scorers.local_vlm import LocalVLM
+from visalign.scorers.rubrics import load
+from visalign.scorers.wording import comparison, opening, subject
 from visalign.scoring import Sample
 
-RUBRIC = rubrics.load({"name": "warm", "about": "Judge.", "aspects": [{"name": "overall", "question": "Warmer?"}]})
+RUBRIC = load({"name": "warm", "about": "Judge.", "aspects": [{"name": "overall", "question": "Warmer?"}]})
 PROMPT = "p"
 STEPS = 400
 
@@ -35,8 +36,8 @@ def picture(red: bool, rng: random.Random) -> Image.Image:
 def pair(first: Image.Image, second: Image.Image) -> Question:
     """What the judge asks about two pictures."""
     samples = [Sample(PROMPT, image=each) for each in (first, second)]
-    shown = [wording.subject(each, 64) for each in samples]
-    return wording.comparison(wording.opening(samples[0], RUBRIC, 64), *shown, RUBRIC, RUBRIC.aspects[0])
+    shown = [subject(each, 64) for each in samples]
+    return comparison(opening(samples[0], RUBRIC, 64), *shown, RUBRIC, RUBRIC.aspects[0])
 
 
 def taught(folder: Path) -> Path:

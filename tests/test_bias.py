@@ -15,6 +15,7 @@ from PIL import Image
 
 from visalign.cli import judge as command
 from visalign.evaluation import bias, odds
+from visalign.evaluation.ruled import Pair
 from visalign.playground import corpus, flawed
 from visalign.records import DataError, Preference
 from visalign.rulings import PairJudge, Ruling
@@ -51,7 +52,7 @@ def ruled(place: float = 0.0, size: float = 0.0, own: float = 0.0, lapse: float 
     return made
 
 
-def truth() -> dict[bias.Pair, float]:
+def truth() -> dict[Pair, float]:
     records = [
         Preference(prompt, items, np.array([[sigmoid(gap)], [1 - sigmoid(gap)]]), scale="probability")
         for prompt, items, gap, *_ in world()

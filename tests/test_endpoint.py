@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ FAULTS = ("status 429 0", "status 500", "status 503", "status 408", "garbage", "
 def endpoint(server: faulty.Server, *, waits: bool = False, **settings: Any) -> Endpoint:
     made = Endpoint(server.url, "tiny", **{"timeout": 20.0, **settings})
     if not waits:
-        made.backoff = tenacity.wait_none()  # type: ignore[assignment]
+        made.backoff = tenacity.wait_none()
     return made
 
 
@@ -47,7 +48,7 @@ def answers(made: Endpoint, *texts: str) -> list[Answer]:
 def test_no_answer_is_lost_and_none_comes_twice_in_a_storm_of_faults() -> None:
     rng = random.Random(0)
     texts = [f"question {number}" for number in range(60)]
-    scripts = {text: rng.choices(FAULTS, k=rng.randint(0, 3)) for text in texts}
+    scripts: dict[str, Sequence[str]] = {text: rng.choices(FAULTS, k=rng.randint(0, 3)) for text in texts}
     wanted = {text: len(script) + 1 for text, script in scripts.items()}
     with faulty.serving(scripts) as server:
         found = answers(endpoint(server, tries=4), *texts)
@@ -136,12 +137,13 @@ def test_the_key_is_sent_and_shown_nowhere(
 
 def test_settings_that_cannot_be_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOBODY", raising=False)
-    for url, settings, says in [
+    wrong: list[tuple[str, dict[str, Any], str]] = [
         ("localhost:8000", {}, "should look like http"),
         ("http://user:pass@host/v1", {}, "keys belong in the variable"),
         ("http://host/v1", {"key_from": "NOBODY"}, "NOBODY, which is not set"),
         ("http://host/v1", {"tries": 0}, "at least 1"),
-    ]:
+    ]
+    for url, settings, says in wrong:
         with pytest.raises(ValueError, match=says):
             Endpoint(url, "m", **settings)
 
@@ -164,7 +166,7 @@ def test_leaving_early_gives_up_what_is_under_way() -> None:
         server.pause = 0.05
         came = endpoint(server, concurrency=2).chat(asked(*map(str, range(200))), SAMPLING)
         next(came)
-        came.close()  # type: ignore[attr-defined]
+        came.close()
         time.sleep(0.3)
         assert server.asked.total() < 10
 

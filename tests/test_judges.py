@@ -22,11 +22,11 @@ from visalign.data import store
 from visalign.images import Misuse
 from visalign.records import DataError, Preference
 from visalign.rulings import Ruling
-from visalign.scorers import answers, rubrics
-from visalign.scorers.answers import Unreadable
+from visalign.scorers.answers import Unreadable, choice, objects, rating
 from visalign.scorers.chat import Answer, Sampling, Token
 from visalign.scorers.endpoint import Endpoint
 from visalign.scorers.local_vlm import LocalVLM
+from visalign.scorers.rubrics import load, shipped
 from visalign.scorers.segments import SegmentJudge, majority, segments
 from visalign.scorers.vlm_judge import VLMJudge, together
 from visalign.scoring import Judge, Sample, Scorer, prefer
@@ -45,7 +45,7 @@ def token(text: str, **top: float) -> Token:
 
 def test_spellings_of_a_label_count_together_and_the_rest_is_mass_that_is_missing() -> None:
     top = {"A": 0.3, " A": 0.2, "a": 0.1, "B": 0.2, "The": 0.15}
-    found = answers.choice(Answer("A", (Token("A", {k: math.log(v) for k, v in top.items()}),)), ABC, 0.5)
+    found = choice(Answer("A", (Token("A", {k: math.log(v) for k, v in top.items()}),)), ABC, 0.5)
     assert found.mass == pytest.approx(0.8)
     assert found.chances == pytest.approx({"A": 0.75, "B": 0.25, "C": 0.0})
     assert found.mean({"A": 1.0, "B": 0.0, "C": 0.5}) == pytest.approx(0.75)
@@ -55,12 +55,12 @@ def test_spellings_of_a_label_count_together_and_the_rest_is_mass_that_is_missin
 def test_an_answer_with_little_mass_on_the_labels_is_none() -> None:
     answer = Answer("The", (token("The", The=0.8, A=0.15),))
     with pytest.raises(Unreadable, match=r"0\.15 of the probability is on A, B, C, less than 0\.5"):
-        answers.choice(answer, ABC, 0.5)
+        choice(answer, ABC, 0.5)
 
 
 def test_white_space_and_markup_before_the_letter_are_passed_over() -> None:
     tokens = (token("\n", A=0.01), token("**", B=0.01), token("B", B=0.9, A=0.1))
-    assert answers.choice(Answer("\n**B", tokens), ABC, 0.5).chances["B"] == pytest.approx(0.9)
+    assert choice(Answer("\n**B", tokens), ABC, 0.5).chances["B"] == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_white_space_and_markup_before_the_letter_are_passed_over() -> None:
      ("<think>A? no, answer: A is wrong</think>B", "B")],
 )  # fmt: skip
 def test_letters_are_read_from_text_where_there_are_no_probabilities(text: str, label: str) -> None:
-    found = answers.choice(Answer(text), ABC, 0.5)
+    found = choice(Answer(text), ABC, 0.5)
     assert (found.chances[label], found.mass) == (1.0, None)
     assert math.isnan(found.deviation(dict.fromkeys(ABC, 0.0)))
 
@@ -85,20 +85,20 @@ def test_letters_are_read_from_text_where_there_are_no_probabilities(text: str, 
 )  # fmt: skip
 def test_what_is_no_answer_is_not_guessed_at(answer: Answer, says: str) -> None:
     with pytest.raises(Unreadable, match=says):
-        answers.choice(answer, ABC, 0.5)
+        choice(answer, ABC, 0.5)
 
 
 def test_a_rating_of_ten_is_not_read_as_one() -> None:
     with pytest.raises(Unreadable):
-        answers.choice(Answer("Score: 10"), ("1", "2"), 0.5)
+        choice(Answer("Score: 10"), ("1", "2"), 0.5)
     with pytest.raises(Unreadable):
-        answers.choice(Answer("rating 1.5"), ("1", "2"), 0.5)
-    assert answers.choice(Answer("Rating: 2."), ("1", "2"), 0.5).chances["2"] == 1.0
+        choice(Answer("rating 1.5"), ("1", "2"), 0.5)
+    assert choice(Answer("Rating: 2."), ("1", "2"), 0.5).chances["2"] == 1.0
 
 
 @pytest.mark.parametrize("text", ['{"x": 1}', '```json\n{"x": 1}\n```', 'Sure! {"x": 1} Anything else?'])
 def test_the_one_json_object_is_found(text: str) -> None:
-    assert answers.objects(Answer(text)) == {"x": 1}
+    assert objects(Answer(text)) == {"x": 1}
 
 
 @pytest.mark.parametrize(
@@ -112,26 +112,26 @@ def test_the_one_json_object_is_found(text: str) -> None:
 )  # fmt: skip
 def test_json_that_is_not_one_whole_object_is_unreadable(answer: Answer, says: str) -> None:
     with pytest.raises(Unreadable, match=says):
-        answers.objects(answer)
+        objects(answer)
 
 
 @pytest.mark.parametrize(("value", "number"), [(4, 4.0), ("4", 4.0), (3.5, 3.5), (1, 1.0), (5, 5.0)])
 def test_ratings_are_numbers_or_texts_of_numbers(value: Any, number: float) -> None:
-    assert answers.rating(value, 1, 5) == number
+    assert rating(value, 1, 5) == number
 
 
 @pytest.mark.parametrize("value", [0, 6, True, None, "five", "nan", [4], 10**400, {}])
 def test_ratings_out_of_range_are_not_brought_into_it(value: Any) -> None:
     with pytest.raises(Unreadable, match="no rating of 1 … 5"):
-        answers.rating(value, 1, 5)
+        rating(value, 1, 5)
 
 
 # rubrics
 
 
 def test_the_rubrics_that_ship() -> None:
-    assert rubrics.shipped() == ["overall", "video_detail", "visionprefer"]
-    asked = [each.name for each in rubrics.load("visionprefer").aspects]
+    assert shipped() == ["overall", "video_detail", "visionprefer"]
+    asked = [each.name for each in load("visionprefer").aspects]
     assert asked == ["prompt_following", "fidelity", "aesthetics", "harmlessness"]
 
 
@@ -150,14 +150,14 @@ def test_a_rubric_that_cannot_be_used_says_why(tmp_path: Path, text: str, says: 
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=says):
-        rubrics.load(file)
+        load(file)
 
 
 def test_a_rubric_that_is_not_there_says_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean visionprefer"):
-        rubrics.load("visonprefer")
+        load("visonprefer")
     with pytest.raises(ConfigError, match="cannot be read"):
-        rubrics.load(tmp_path / "none.yaml")
+        load(tmp_path / "none.yaml")
 
 
 # a network that has learned to judge
@@ -291,7 +291,7 @@ def test_transformers_serve_gives_the_verdicts_of_the_same_network_at_home(
 
 
 def test_json_that_lacks_an_aspect_spoils_that_aspect_alone() -> None:
-    asked = rubrics.load("visionprefer")
+    asked = load("visionprefer")
     said = {each.name: {"reason": "r", "answer": 4} for each in asked.aspects}
     said["fidelity"] = {"reason": "r", "answer": 9}
     with faulty.serving() as server:
@@ -312,7 +312,7 @@ def test_json_that_lacks_an_aspect_spoils_that_aspect_alone() -> None:
     ],
 )  # fmt: skip
 def test_failures_are_invalid_with_their_reason_and_never_zero_or_half(reply: dict[str, Any], says: str) -> None:
-    about = rubrics.load("overall").about
+    about = load("overall").about
     with faulty.serving() as server:
         server.replies[about] = reply
         judge = VLMJudge(Endpoint(server.url, "m"), answer="json")
@@ -322,11 +322,11 @@ def test_failures_are_invalid_with_their_reason_and_never_zero_or_half(reply: di
 
 
 def test_one_order_that_failed_makes_the_pair_invalid() -> None:
-    about = rubrics.load("overall").about
+    about = load("overall").about
     with faulty.serving({about: ["status 400"]}) as server:
         server.replies[about] = {"content": "A"}
         judge = VLMJudge(Endpoint(server.url, "m", concurrency=1))
-        judge.poll.backend.backoff = tenacity.wait_none()  # type: ignore[attr-defined]
+        judge.poll.backend.backoff = tenacity.wait_none()
         (ruled,) = judge.rulings(samples(RED), samples(BLUE))
     assert [each.valid for each in ruled] == [False, True]
     assert math.isnan(judge.settled(ruled)["overall"])
@@ -362,7 +362,7 @@ def test_a_clip_has_a_label_for_each_second_and_the_majority_as_its_own() -> Non
     other = Sample("p", video=(BLUE,) * 8 + (RED,) * 8 + (RED,) * 9)
     judge = SegmentJudge(Warmth(), rate=8.0, shown=4.0)
     (label,) = judge.labels([one], [other])
-    assert label.tolist() == [1.0, 0.5, 0.0] and judge.judge.shown == [4, 4, 5]  # type: ignore[attr-defined]
+    assert label.tolist() == [1.0, 0.5, 0.0] and judge.judge.shown == [4, 4, 5]
     assert judge.prefer([one], [other]).tolist() == [0.5]
     record = judge.judged(Preference("p", ("a.mp4", "b.mp4")), label)
     assert record.scores.tolist() == [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]] and record.judge == "Warmth-segments"

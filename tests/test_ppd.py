@@ -27,6 +27,7 @@ from visalign.models.folder import Folder
 from visalign.models.publish import publish
 from visalign.models.unet import UNetDenoiser
 from visalign.models.users import Shape
+from visalign.models.weights import Full
 from visalign.records import DataError
 from visalign.source import Source, SpecError
 from visalign.trainers import PPD, DiffusionDPO
@@ -141,6 +142,7 @@ def test_after_training_users_differ_and_the_reference_is_still_the_base(folder:
     assert torch.equal(model.policy(at.x, at.t, replace(batch.condition, user=None)), plain)
     assert not torch.allclose(answer, plain, atol=1e-4)
     assert not torch.allclose(answer, model.policy(at.x, at.t, nobody(batch.condition)), atol=1e-4)
+    assert batch.condition.user is not None
     swapped = replace(batch.condition, user=batch.condition.user.flip(0))
     assert not torch.allclose(answer, model.policy(at.x, at.t, swapped), atol=1e-4)
 
@@ -259,7 +261,7 @@ def test_what_is_published_loads_into_the_base_and_answers_the_same(folder: Fold
     publish(model, folder, tmp_path / "weights", {"name": "tiny", "beta": 5000})
     network = folder.unet()
     users.load(network, tmp_path / "weights" / users.USER_FILE)
-    other = UNetDenoiser(methods.Full(network, reference=False), folder.process)
+    other = UNetDenoiser(Full(network, reference=False), folder.process)
     at = noise_pairs(model.process, batch)
     assert torch.equal(other.policy(at.x, at.t, batch.condition), model.policy(at.x, at.t, batch.condition))
     card = (tmp_path / "weights" / "README.md").read_text()
