@@ -171,5 +171,10 @@ other way round.
 - *out of band*: image statistics that left the band stated in `visalign/evaluation/pictures.py` in some seed.
 """
 TAIL = """A claim *reproduces* where the whole interval lies above 1/2. Numbers that went against a paper stay in the
-table: they say what this small world shows, no more.
+table: they say what this small world shows, no more. Near-tie labels are scored by a scorer with an error of deviation
+0.2 on utilities in [0, 1]. Settings come from the playground's recipes; where pilots at another seed chose them, the
+recipe says so.
+
+Not in the table: PPD, which is measured on users that it never saw (`benchmarks/ppd.py`, [personal](personal.md));
+RPO, which tunes to a subject; online rounds, whose drawing is not in the budget.
 """

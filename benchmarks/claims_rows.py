@@ -95,6 +95,8 @@ CLAIMS = (
         "dpo_night",
         "darkness",
     ),
+    Claim("arXiv 2406.06424", "and shows its prompt there as well as DPO", "mapo_night", "dpo_night"),
+    Claim("arXiv 2406.06424", "MaPO improves on DPO", "mapo", DPO),
     Claim("arXiv 2506.02698", "SmPO improves on DPO", "smpo", DPO),
     Claim("arXiv 2506.02698", "SmPO improves on DPO where labels are noisy or near ties", "smpo_noisy", "dpo_noisy"),
     Claim("arXiv 2507.11554", "Inversion-DPO improves on DPO a step", "inversion_dpo", "dpo_steps"),
