@@ -176,7 +176,7 @@ def figure(found: Mapping[str, Mapping[str, Any]], ceiling: float) -> Figure:
             axes.errorbar(range(len(SHOTS)), middle, error, label=title, color=colour, marker="o", capsize=3)
         axes.axhline(rows["everybody"]["agrees"]["value"], color="grey", linestyle="--", label="everybody's scorer")
         axes.axhline(ceiling, color="black", linestyle=":", label="the users' own utility")
-        axes.set(title=f"features: {name}", xlabel="votes of the user", ylim=(0.6, 0.95))
+        axes.set(title=f"features: {name}", xlabel="votes of the user", ylim=(0.54, 0.95))
         axes.set_xticks(range(len(SHOTS)), map(str, SHOTS))
         axes.spines[["top", "right"]].set_visible(False)
         if place == 1:

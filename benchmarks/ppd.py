@@ -77,7 +77,8 @@ def drawn(
     if kept.is_file():
         found: NDArray[np.uint8] = np.load(kept, allow_pickle=False)
         return found
-    drawer, made = Drawer(Source.find(str(model)), HOW), []
+    drawer = Drawer(Source.find(str(model)), HOW)
+    made: list[NDArray[np.uint8]] = []
     step = 10 * EACH if embeddings is None else EACH
     for place in range(0, len(asked), step):
         prompts, seeds = zip(*asked[place : place + step], strict=True)
