@@ -81,13 +81,15 @@ def process(prediction: str = "epsilon") -> Process:
     return Flow() if prediction == "flow" else Ddpm.from_config({**STABLE, "prediction_type": prediction})
 
 
-def denoiser(prediction: str = "epsilon", train: str = "lora", dtype: torch.dtype = torch.float64) -> UNetDenoiser:
+def denoiser(
+    prediction: str = "epsilon", train: str = "lora", dtype: torch.dtype = torch.float64, *, follows: bool = False
+) -> UNetDenoiser:
     """A small random UNet of diffusers, the same weights whenever it is made; its adapters are off their start, so
     that policy and reference differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = tiny.unet(WIDTH, block_out_channels=(8, 16))
-        weights = trained(network, train)
+        weights = trained(network, train, follows)
         model = UNetDenoiser(weights, process(prediction)).to(dtype)
         with torch.no_grad():
             for each in model.trainable().values():
@@ -96,11 +98,13 @@ def denoiser(prediction: str = "epsilon", train: str = "lora", dtype: torch.dtyp
     return model
 
 
-def trained(network: Any, train: str) -> Lora | Full | Users:
-    """The network with what is trained."""
+def trained(network: Any, train: str, follows: bool) -> Lora | Full | Users:
+    """The network with what is trained, and a reference that stays, or one that follows."""
     if train == "user":
         return Users(network, USER)
-    return Lora(network, rank=2) if train == "lora" else Full(network, reference=True)
+    if train == "lora":
+        return Lora(network, rank=2, follows=follows)
+    return Full(network, reference=not follows, follows=follows)
 
 
 class Counted(nn.Module):

@@ -41,6 +41,9 @@ class Counting:
         self.fingerprint = encoders.fingerprint
         self.factor, self.wants_time_ids = encoders.factor, encoders.wants_time_ids
 
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        return self.encoders.latent_shape(size)
+
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.pictures.extend(pixels)
         return self.encoders.encode_images(pixels)

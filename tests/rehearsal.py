@@ -292,7 +292,9 @@ def _perform(job: dict[str, Any], rank: int) -> int:
 
 def _perform_method(job: dict[str, Any], out: Path, rank: int) -> int:
     """A few steps of a registered method on records of its own type."""
-    method, model = methods.method(job["method"]), methods.denoiser(train=job["train"], dtype=torch.float32)
+    method = methods.method(job["method"])
+    follows = method.reference is Reference.EMA
+    model = methods.denoiser(train=job["train"], dtype=torch.float32, follows=follows)
     start = torch.cat([each.detach().flatten().clone() for each in model.trainable().values()])
     view = methods.Records(method.batch_type, users=job["train"] == "user")
     engine.train(settings(out, *job["changes"]), method, model, view, resume=False)
