@@ -166,7 +166,7 @@ def test_votes_are_taken_away_in_three_forms_that_read_back(at: desk.Desk, tmp_p
 
 
 def test_a_taste_is_read_from_votes_and_ranks_by_it(at: desk.Desk) -> None:
-    """A rater who votes for the darker picture: the fit agrees on votes that it was not shown, and ranks dark first."""
+    """One rater votes for the darker picture, one for the brighter: each one's ranking is by their own taste."""
     for prompt in PROMPTS[:4]:
         at.ask(prompt, 6)
     drawn(at)
@@ -175,17 +175,24 @@ def test_a_taste_is_read_from_votes_and_ranks_by_it(at: desk.Desk) -> None:
     object.__setattr__(at.setup, "taste", taste.Taste("checker"))
     with pytest.raises(Refused, match="8 decided votes or more; nobody has 0"):
         at.taste("nobody")
-    while (asked := at.booth.next("dark")) is not None:
-        left, right = (np.asarray(Image.open(at.booth.picture(name))).mean() for name in asked.blind)
-        at.booth.vote(asked.id, "dark", "left" if left < right else "right")
-    found = at.taste("dark")
-    assert found["checked"]["value"] > 0.5
-    assert found["votes"] == at.booth.progress("dark")["mine"] >= 20
-    shades = [np.asarray(Image.open(at.pool.path(each["key"]))).mean() for each in found["pictures"]]
-    every = [np.asarray(Image.open(path)).mean() for path in (at.votes / "pictures").iterdir()]
-    assert np.mean(shades) < np.mean(every)
-    assert [row["model"] for row in found["models"]] in (["base", "shaken"], ["shaken", "base"])
-    assert {"value", "prompt", "model", "seed", "key"} == set(found["pictures"][0])
+    for rater, sign in (("dark", -1), ("bright", 1)):
+        while (asked := at.booth.next(rater)) is not None:
+            left, right = (sign * shade(at.booth.picture(name)) for name in asked.blind)
+            at.booth.vote(asked.id, rater, "left" if left > right else "right")
+    dark, bright = at.taste("dark"), at.taste("bright")
+    assert 20 <= dark["votes"] <= at.booth.progress("dark")["mine"]  # not those on prompts that cannot be read
+    assert dark["checked"]["count"] == -(-dark["votes"] // taste.KEPT_BACK)
+    shades = [np.mean([shade(at.pool.path(each["key"])) for each in one["pictures"]]) for one in (dark, bright)]
+    assert shades[0] < shades[1]
+    assert {"value", "prompt", "model", "seed", "key"} == set(dark["pictures"][0])
+    for rater in ("dark", "bright"):
+        ranked = at.taste(rater)["models"]
+        assert ranked == sorted(ranked, key=lambda row: -row["mean"])
+
+
+def shade(path: Path) -> float:
+    """How bright a picture is."""
+    return float(np.asarray(Image.open(path)).mean())
 
 
 def test_prompts_that_users_asked_for_are_there_after_a_restart(at: desk.Desk) -> None:
