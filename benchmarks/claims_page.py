@@ -158,7 +158,7 @@ def figure(base: Found, rows: Iterable[Found]) -> Any:
 HEAD = """# Claims, and what reproduces on the playground
 
 Written by `benchmarks/claims.py` from the cells in `benchmarks/results/claims/`. Every trained row starts from the
-playground's base, has one setting that was fixed before its seeds were run, and may spend {budget} forwards of one
+playground's base, has one setting for all its seeds (how it was come by: below), and may spend {budget} forwards of one
 picture, a backward counted as {backward}: what Diffusion-DPO spends in 60 steps of 24 pairs, a third of what the demo
 gives it. Rows that pay for many passes a record so take few steps. Judged are {count} held-out prompts, a picture each,
 from the same seeds for every row; three training seeds unless a row says otherwise. Intervals are 95 % bootstrap
@@ -172,8 +172,13 @@ other way round.
 """
 TAIL = """A claim *reproduces* where the whole interval lies above 1/2. Numbers that went against a paper stay in the
 table: they say what this small world shows, no more. Near-tie labels are scored by a scorer with an error of deviation
-0.2 on utilities in [0, 1]. Settings come from the playground's recipes; where pilots at another seed chose them, the
-recipe says so.
+0.2 on utilities in [0, 1].
+
+Settings are those of the playground's recipes, with what `benchmarks/claims_rows.py` changes. Not all were blind.
+Seed 0 of MaPO was first run with the release's numbers, fell below the base (mean utility 0.37 against 0.49), and the
+paper's numbers were chosen in a pilot at seed 7. Seed 0 of Self-NPO was first run with the Huber distance (0.57), and
+one or two seeds of SmPO and InPO at other rates or grids; all their seeds were then run again with the settings shown,
+but one of InPO, which had them already. These four rows are to be read as tuned that much.
 
 Not in the table: PPD, which is measured on users that it never saw (`benchmarks/ppd.py`, [personal](personal.md));
 RPO, which tunes to a subject; online rounds, whose drawing is not in the budget.
