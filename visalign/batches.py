@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -131,6 +132,91 @@ class Comparisons:
         return len(self.pictures)
 
 
+@dataclass(frozen=True)
+class Dialogues:
+    """n questions with what they show and an answer each, as a language model reads them; padded on the right.
+
+    `media` is what the model's processor made of the pictures, row after row in the order of the dialogues, so that two
+    batches are put together by putting their rows behind one another, whatever a family calls and packs them.
+    """
+
+    ids: Tensor  # (n, L) int64 tokens: prompt, then answer
+    attention: Tensor  # (n, L) bool, False for padding
+    answer: Tensor  # (n, L) bool, the tokens whose log-probability counts: the answer's, its end mark included
+    media: Mapping[str, Tensor] = field(default_factory=dict)  # "pixel_values", "image_grid_thw", …
+    kinds: Mapping[str, Tensor] = field(default_factory=dict)  # (n, L) int64 by name: "token_type_ids", …
+    prompt: Tensor | None = None  # (n, L) bool, the words of the question alone: no template, image or special token
+    relevance: Tensor | None = None  # (n, L) cosine of each such word with the picture, NaN elsewhere
+    importance: Tensor | None = None  # (n, L) weight of each token of the answer
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class AnswerPairs:
+    """b pairs of answers to one question each."""
+
+    answers: Dialogues  # (2b, L) the preferred ones, then the others: the same questions and pictures
+    draw: Draws  # of the b pairs
+    confidence: Tensor  # (b,) P(the first is really better), in [0, 1]
+    weight: Tensor  # (b,) 0 takes a pair out
+    scores: Tensor | None = None  # (b, 2) a scorer's values of the two, NaN where it gave none
+    cached: Tensor | None = None  # (2b, A) the reference's log-probability of each token of the answers
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """n questions with an answer each: supervised fine-tuning."""
+
+    answers: Dialogues  # (n, L)
+    draw: Draws  # of the n records
+    weight: Tensor  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+
+def stacked(first: Dialogues, second: Dialogues) -> Dialogues:
+    """Two batches of dialogues, one behind the other, padded to a common length; ValueError if one lacks a part."""
+    length = max(first.ids.shape[1], second.ids.shape[1])
+
+    def both(left: Tensor | None, right: Tensor | None, empty: float = 0) -> Tensor | None:
+        if (left is None) != (right is None):
+            raise ValueError("one of the two batches lacks a part that the other has")
+        return (
+            None if left is None or right is None else torch.cat([_wide(each, length, empty) for each in (left, right)])
+        )
+
+    def named(left: Mapping[str, Tensor], right: Mapping[str, Tensor], *, wide: bool) -> dict[str, Tensor]:
+        if left.keys() != right.keys():
+            raise ValueError(f"one of the two batches lacks {sorted(left.keys() ^ right.keys())}")
+        pairs = {name: (each, right[name]) for name, each in left.items()}
+        return {
+            name: torch.cat([_wide(each, length, 0) for each in pair] if wide else list(pair))
+            for name, pair in pairs.items()
+        }
+
+    found = {
+        name: both(getattr(first, name), getattr(second, name)) for name in ("ids", "attention", "answer", "prompt")
+    }
+    return Dialogues(
+        media=named(first.media, second.media, wide=False),
+        kinds=named(first.kinds, second.kinds, wide=True),
+        relevance=both(first.relevance, second.relevance, float("nan")),
+        importance=both(first.importance, second.importance, 1.0),
+        **found,  # type: ignore[arg-type]
+    )
+
+
+def _wide(table: Tensor, length: int, value: float) -> Tensor:
+    """(n, length) of a table (n, L), padded on the right."""
+    return torch.nn.functional.pad(table, (0, length - table.shape[1]), value=value)
+
+
 def joined(first: Condition, second: Condition) -> Condition:
     """Two conditions, one behind the other on the batch axis; ValueError if only one has a part."""
 
@@ -148,9 +234,11 @@ def joined(first: Condition, second: Condition) -> Condition:
 
 
 def moved(value: T, device: torch.device | str) -> T:
-    """The same batch on another device: every tensor of every nested dataclass."""
+    """The same batch on another device: every tensor of every nested dataclass and mapping."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)  # type: ignore[return-value]
+    if isinstance(value, Mapping):
+        return {name: moved(each, device) for name, each in value.items()}  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         changes: dict[str, Any] = {field.name: moved(getattr(value, field.name), device) for field in fields(value)}
         return replace(value, **changes)

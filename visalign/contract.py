@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .batches import Comparisons, Condition
+from .batches import Comparisons, Condition, Dialogues
 from .process import Process
 
 
@@ -75,6 +75,32 @@ class RewardModel(Protocol):
         """The scores (b, K) of the batch's pictures for their prompts, with gradient."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """What a language model says of n answers, at the places that predict their tokens and nowhere else."""
+
+    logits: (
+        Tensor  # (n, A, V) of each counted token of an answer, A the most of a row; what the mask leaves out is junk
+    )
+    ids: Tensor  # (n, A) those tokens
+    mask: Tensor  # (n, A) bool, True for tokens, which come first
+    hidden: Tensor | None = None  # (n, L, width) the layer that was asked for, at every place of the dialogues
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A language model that sees, together with its reference.
+
+    `hidden` asks for a layer's states too: 0 are the embeddings with the pictures put in, -1 what the head reads.
+    """
+
+    def policy(self, dialogues: Dialogues, *, hidden: int | None = None) -> Spoken:
+        """What the model says of the answers, with gradient."""
+
+    def reference(self, dialogues: Dialogues, *, hidden: int | None = None) -> Spoken:
+        """What the reference says, without gradient: LoRA off, a frozen copy, or an EMA."""
+
+
 class Method(Protocol):
     """A paper: hyper-parameters as dataclass fields, and `loss`."""
 
@@ -128,6 +154,16 @@ class Following(Protocol):
     @property
     def decay(self) -> float:
         """After each update the reference is decay x itself + (1 - decay) x the trained weights."""
+
+
+@runtime_checkable
+class Recalling(Protocol):
+    """A method for language models that takes the reference's log-probabilities of the records' own answers from a
+    cache, where there is one. Methods that are not this ask the reference for more, and a cache is refused."""
+
+    @property
+    def recalls(self) -> Literal["all", "some"]:
+        """Whether they are "all" that it asks of the reference, which then need not be held, or "some" of it."""
 
 
 class View(Protocol):
