@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from visalign import losses
-from visalign.batches import Dialogues, moved, stacked
+from visalign.batches import Dialogues, halves, moved, stacked
+from visalign.draws import Draws
 from visalign.contract import Spoken
 from visalign.text import Log, answer_places, token_log_probs, token_pairs
 
@@ -83,3 +84,20 @@ def test_stacking_pads_to_a_common_length() -> None:
     with pytest.raises(ValueError, match="pixel_values"):
         stacked(first, Dialogues(IDS, IDS >= 0, ANSWER, importance=torch.ones(2, 7)))
     assert moved(whole, "cpu").media["pixel_values"].shape == (3, 3, 4, 4)
+
+
+def test_halves_are_what_was_stacked() -> None:
+    first = Dialogues(IDS, IDS >= 0, ANSWER, {"pixel_values": torch.zeros(2, 3, 4, 4)}, {"kind": IDS})
+    second = Dialogues(IDS.flip(0), IDS >= 0, ANSWER.flip(0), {"pixel_values": torch.zeros(2, 3, 4, 4)}, {"kind": IDS})
+    win, lose = halves(stacked(first, second))
+    assert torch.equal(win.ids, first.ids)
+    assert torch.equal(lose.answer, second.answer)
+    assert win.media["pixel_values"].shape == (2, 3, 4, 4)
+    with pytest.raises(ValueError, match="no pairs"):
+        halves(Dialogues(IDS[:1], IDS[:1] >= 0, ANSWER[:1]))
+
+
+def test_more_uniform_numbers_begin_with_the_same_ones() -> None:
+    """So that what is drawn for a token does not depend on how far the batch is padded."""
+    draw = Draws(0, ("a", "b"), (0, 3))
+    assert torch.equal(draw.uniforms("words", 9)[:, :4], draw.uniforms("words", 4))

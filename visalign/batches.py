@@ -133,6 +133,14 @@ class Comparisons:
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """What a token may be replaced by."""
+
+    words: Tensor  # (k,) int64 ids of plain text: no special, no image token
+    mask: Tensor  # () int64 the id that stands for a hidden word
+
+
+@dataclass(frozen=True)
 class Dialogues:
     """n questions with what they show and an answer each, as a language model reads them; padded on the right.
 
@@ -146,8 +154,9 @@ class Dialogues:
     media: Mapping[str, Tensor] = field(default_factory=dict)  # "pixel_values", "image_grid_thw", …
     kinds: Mapping[str, Tensor] = field(default_factory=dict)  # (n, L) int64 by name: "token_type_ids", …
     prompt: Tensor | None = None  # (n, L) bool, the words of the question alone: no template, image or special token
-    relevance: Tensor | None = None  # (n, L) cosine of each such word with the picture, NaN elsewhere
+    relevance: Tensor | None = None  # (n, L) cosine of each token of plain text with the picture, NaN elsewhere
     importance: Tensor | None = None  # (n, L) weight of each token of the answer
+    vocabulary: Vocabulary | None = None  # the model's, for methods that put other words in
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -204,12 +213,34 @@ def stacked(first: Dialogues, second: Dialogues) -> Dialogues:
         name: both(getattr(first, name), getattr(second, name)) for name in ("ids", "attention", "answer", "prompt")
     }
     return Dialogues(
+        vocabulary=first.vocabulary,
         media=named(first.media, second.media, wide=False),
         kinds=named(first.kinds, second.kinds, wide=True),
         relevance=both(first.relevance, second.relevance, float("nan")),
         importance=both(first.importance, second.importance, 1.0),
         **found,  # type: ignore[arg-type]
     )
+
+
+def halves(dialogues: Dialogues) -> tuple[Dialogues, Dialogues]:
+    """The first and the second half of the rows: of a batch of pairs, the preferred answers and the others."""
+    rows = len(dialogues) // 2
+
+    def part(value: Tensor | None, second: bool) -> Tensor | None:
+        return None if value is None else value[rows:] if second else value[:rows]
+
+    def of(second: bool) -> Dialogues:
+        media = {name: each.chunk(2)[second] for name, each in dialogues.media.items()}  # the same pictures twice
+        kinds = {name: each.chunk(2)[second] for name, each in dialogues.kinds.items()}
+        tables = {
+            name: part(getattr(dialogues, name), second)
+            for name in ("ids", "attention", "answer", "prompt", "relevance", "importance")
+        }
+        return Dialogues(media=media, kinds=kinds, vocabulary=dialogues.vocabulary, **tables)  # type: ignore[arg-type]
+
+    if len(dialogues) % 2 or any(len(each) % 2 for each in dialogues.media.values()):
+        raise ValueError(f"{len(dialogues)} dialogues about other pictures are no pairs")
+    return of(False), of(True)
 
 
 def _wide(table: Tensor, length: int, value: float) -> Tensor:

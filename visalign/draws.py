@@ -51,6 +51,10 @@ class Draws:
         """Uniform numbers in [0, 1), shape (b,), float64 on the CPU."""
         return torch.tensor([each.random() for each in self._each(stream)], dtype=torch.float64)
 
+    def uniforms(self, stream: str, count: int) -> Tensor:
+        """(b, count) uniform numbers in [0, 1), float64 on the CPU; more of them begin with the same ones."""
+        return torch.from_numpy(np.stack([each.random(count) for each in self._each(stream)]))
+
     def integers(self, stream: str, low: int, high: int) -> Tensor:
         """Integers in [low, high), shape (b,), int64 on the CPU."""
         return torch.tensor([int(each.integers(low, high)) for each in self._each(stream)], dtype=torch.int64)
