@@ -10,8 +10,8 @@ from torch import Tensor
 
 from visalign import losses
 from visalign.batches import Dialogues, halves, moved, stacked
-from visalign.draws import Draws
 from visalign.contract import Spoken
+from visalign.draws import Draws
 from visalign.text import Log, answer_places, token_log_probs, token_pairs
 
 IDS = torch.tensor([[1, 4, 4, 2, 3, 0, 2], [1, 4, 4, 2, 1, 2, 0]])  # 4 is a picture's token; row 1 ends with padding
