@@ -84,6 +84,7 @@ class Stop:
     window: int = between(20, 1)  # optimizer steps that are averaged
     win_rise: float = between(0.2, 0.0)  # the winners' error above the reference's, as a share of it
     lose_rise: float = between(0.5, 0.0)  # likewise the losers'
+    win_fall: float = between(1.0, 0.0)  # nats a token that preferred answers lose against the reference
 
 
 @dataclass(frozen=True)

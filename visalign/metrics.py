@@ -8,6 +8,7 @@ import os
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from .config import ConfigError, Run, Stop, plain
 
 Row = dict[str, float]
-ERRORS = ("win_error", "win_reference_error", "lose_error", "lose_reference_error")
 
 
 class Healthy(NamedTuple):
@@ -37,6 +37,14 @@ HEALTHY: dict[str, Healthy] = {
     ),
     "win_reference_error": Healthy("The reference's error on the preferred items.", "no trend: its weights are fixed"),
     "lose_reference_error": Healthy("The reference's error on the other items.", "no trend: its weights are fixed"),
+    "win_logp": Healthy("Log-probability of the preferred answers, nats each.", "no steep fall"),
+    "lose_logp": Healthy("Log-probability of the other answers, nats each.", "falls, not far faster than win_logp"),
+    "win_ratio": Healthy(
+        "How much likelier the preferred answers are than under the reference, nats each.",
+        "0 at step 0; above -1 for each of win_tokens",
+    ),
+    "lose_ratio": Healthy("Likewise the other answers.", "0 at step 0, then below win_ratio"),
+    "win_tokens": Healthy("Tokens of a preferred answer, its end mark included.", "no trend: the data's own"),
     "margin": Healthy("What the sigmoid sees: beta times win minus lose log-ratio.", "0 at step 0, then above 0"),
     "margin_p05": Healthy("The margin of the worst 5 % of the pairs.", "above -5; far below: few pairs rule"),
     "margin_p50": Healthy("The median margin.", "0 at step 0, then above 0"),
@@ -88,13 +96,20 @@ def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     return math.fsum(products) / total if total else 0.0
 
 
-class Collapse:
-    """The loser-collapse alarm: the gap between winner and loser still widens, but by unlearning both.
+@dataclass(frozen=True)
+class Sign:
+    """A way to collapse: the metrics that show it, and what their sums over a window say."""
 
-    DPO can raise its margin by making losers unlikely faster than winners (Pal et al., arXiv 2402.13228, show it for
-    text; for diffusion it is how too high a learning rate ends). The rule: over the last `window` steps, the winners'
-    mean error lies more than `win_rise` above the reference's, and the losers' more than `lose_rise`. Both errors of a
-    record are taken at the same noise, so their ratio is steady although each alone is not.
+    reads: tuple[str, ...]
+    says: Callable[[Stop, Sequence[float]], str | None]
+
+
+class Collapse:
+    """The alarm of a run that learns the gap between better and worse by unlearning both.
+
+    DPO can raise its margin by making losers unlikely faster than winners (Pal et al., arXiv 2402.13228, and Razin et
+    al., arXiv 2410.08847, show it for text; for diffusion it is how too high a learning rate ends). What is summed over
+    the last `window` steps, and when it is too much, is the sign's own; the first sign that a row shows is heeded.
     """
 
     def __init__(self, rule: Stop, recent: Iterable[Sequence[float]] = ()) -> None:
@@ -102,20 +117,49 @@ class Collapse:
         self.recent: deque[tuple[float, ...]] = deque((tuple(row) for row in recent), maxlen=rule.window)
 
     def sees(self, row: Mapping[str, float]) -> str | None:
-        """Take a step's row in; why training should stop, or None. Rows without the four errors are passed over."""
-        if not self.rule.collapse or any(name not in row or not math.isfinite(row[name]) for name in ERRORS):
+        """Take a step's row in; why training should stop, or None. Rows that show no sign are passed over."""
+        shown = (sign for sign in SIGNS if all(math.isfinite(row.get(name, math.nan)) for name in sign.reads))
+        sign = next(shown, None)
+        if not self.rule.collapse or sign is None:
             return None
-        self.recent.append(tuple(row[name] for name in ERRORS))
+        self.recent.append(tuple(row[name] for name in sign.reads))
         if len(self.recent) < self.rule.window:
             return None
-        win, win_reference, lose, lose_reference = (math.fsum(each) for each in zip(*self.recent, strict=True))
-        if win <= (1 + self.rule.win_rise) * win_reference or lose <= (1 + self.rule.lose_rise) * lose_reference:
-            return None
-        return (
-            f"over the last {self.rule.window} steps the policy's error is {win / win_reference - 1:.0%} above the "
-            f"reference's on winners (limit {self.rule.win_rise:.0%}) and {lose / lose_reference - 1:.0%} on losers "
-            f"(limit {self.rule.lose_rise:.0%}): it unlearns both; lower optimizer.lr or raise the method's beta"
-        )
+        return sign.says(self.rule, [math.fsum(each) for each in zip(*self.recent, strict=True)])
+
+
+def _denoises_worse(rule: Stop, sums: Sequence[float]) -> str | None:
+    """The winners' mean error lies more than `win_rise` above the reference's, and the losers' more than `lose_rise`.
+
+    Both errors of a record are taken at the same noise, so their ratio is steady although each alone is not.
+    """
+    win, win_reference, lose, lose_reference = sums
+    if win <= (1 + rule.win_rise) * win_reference or lose <= (1 + rule.lose_rise) * lose_reference:
+        return None
+    return (
+        f"over the last {rule.window} steps the policy's error is {win / win_reference - 1:.0%} above the "
+        f"reference's on winners (limit {rule.win_rise:.0%}) and {lose / lose_reference - 1:.0%} on losers "
+        f"(limit {rule.lose_rise:.0%}): it unlearns both; lower optimizer.lr or raise the method's beta"
+    )
+
+
+def _says_better_less(rule: Stop, sums: Sequence[float]) -> str | None:
+    """The preferred answers lost more than `win_fall` nats a token against the reference, the others more still."""
+    win, lose, tokens = sums
+    fall = -win / max(tokens, 1.0)
+    if fall <= rule.win_fall or lose >= win:
+        return None
+    return (
+        f"over the last {rule.window} steps the preferred answers are {fall:.2f} nats a token less likely than under "
+        f"the reference (limit {rule.win_fall:g}), although the margin is positive: it unlearns both; lower "
+        "optimizer.lr, or take a method that anchors the preferred answer"
+    )
+
+
+SIGNS = (
+    Sign(("win_error", "win_reference_error", "lose_error", "lose_reference_error"), _denoises_worse),
+    Sign(("win_ratio", "lose_ratio", "win_tokens"), _says_better_less),
+)
 
 
 class Writer(Protocol):

@@ -98,6 +98,14 @@ def answer_places(answer: Tensor) -> tuple[Tensor, Tensor]:
     return places, answer.gather(1, places)
 
 
+def answer_states(hidden: Tensor | None, dialogues: Dialogues) -> Tensor:
+    """(n, A, width) states at the answers' counted tokens."""
+    if hidden is None:
+        raise ValueError("the model gave no states")
+    places, _ = answer_places(dialogues.answer)
+    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
 def importance_of(dialogues: Dialogues) -> Tensor | None:
     """(n, A) weights of the counted tokens, as `token_pairs` wants them."""
     if dialogues.importance is None:
@@ -115,6 +123,7 @@ def text_metrics(log: Log, margin: Tensor) -> dict[str, Tensor]:
     """What a flat loss curve hides, (b,) each: how likely the answers are, against the reference, and the margin."""
     win, lose = log.half(False), log.half(True)
     found = {"win_logp": win.policy.detach().sum(-1), "lose_logp": lose.policy.detach().sum(-1)}
+    found["win_tokens"] = win.mask.sum(-1).to(win.policy.dtype)
     if log.reference is not None:
         found |= {"win_ratio": win.ratio.detach(), "lose_ratio": lose.ratio.detach()}
     return {**found, "margin": margin.detach()}
