@@ -26,9 +26,13 @@ def add(commands: words.Commands) -> None:
     look.add_argument("--out", default="runs/playground", metavar="DIR", help="where to (runs/playground)")
     build_example = "visalign playground build --out runs/playground_model"
     build = words.command(
-        jobs, "build", "train the playground's base anew, an hour on two cores, or its scorer", build_example, make
+        jobs,
+        "build",
+        "train the playground's base anew, an hour on two cores, or another of its models",
+        build_example,
+        make,
     )
-    build.add_argument("--only", choices=("base", "scorer"), default="base", help="which of the two (base)")
+    build.add_argument("--only", choices=("base", "scorer", "seeing"), default="base", help="which (base)")
     build.add_argument("--seed", type=int, default=0, help="of the corpus and the training (0)")
     build.add_argument("--out", default="runs/playground_model", metavar="DIR", help="where to (runs/playground_model)")
     elect_example = "visalign playground users --out runs/playground_users"
@@ -135,7 +139,7 @@ def make(given: Any) -> int:
     """Train the playground's models, resuming what was begun."""
     from pathlib import Path
 
-    from ..playground import build
+    from ..playground import build, seeing_build
     from .screen import Screen
 
     screen, made = Screen(), Path(given.out)
@@ -144,7 +148,8 @@ def make(given: Any) -> int:
 
         made = scorer_build.build(made, screen, seed=given.seed)
     else:
-        build.build(made, seed=given.seed, say=screen.say)
+        maker = seeing_build.build if given.only == "seeing" else build.build
+        maker(made, seed=given.seed, say=screen.say)
     screen.say(f"built in {made}")
     return 0
 

@@ -19,3 +19,8 @@ def folder() -> Path:
 def scorer_folder() -> Path:
     """The shipped learned scorer: a folder as open_clip's "local-dir:" loads it."""
     return Path(__file__).resolve().parent / "weights" / "scorer"
+
+
+def seeing_folder() -> Path:
+    """The shipped image-text-to-text model: a folder that transformers' `AutoModelForImageTextToText` loads."""
+    return Path(__file__).resolve().parent / "weights" / "seeing"
