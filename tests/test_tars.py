@@ -1,0 +1,133 @@
+"""TARS: which words it changes, what its spectral terms say, and what no padding can move."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from visalign import perturbation, spectral
+from visalign.batches import Dialogues, Vocabulary
+from visalign.losses import dpo
+
+ALL = torch.ones(1, 5, dtype=torch.bool)
+COSINES = torch.tensor([[0.2, 0.25, 0.125, 0.31, 0.1875]], dtype=torch.float64)  # P is their negative
+
+
+def wave(shift: float, length: int = 4) -> Tensor:
+    """sin(l + d / 2 + shift), (1, length, 2)."""
+    place, width = torch.meshgrid(torch.arange(length).double(), torch.arange(2).double(), indexing="ij")
+    return torch.sin(place + 0.5 * width + shift)[None]
+
+
+@pytest.mark.parametrize(("omega", "chosen"), [(0.1, {2, 4}), (0.2, {0, 1, 2, 4}), (1e-3, {2})])
+def test_the_words_least_like_the_picture_are_chosen(omega: float, chosen: set[int]) -> None:
+    """The gap of the two least similar is 0.0625: floor(omega / gap) + 1 words."""
+    found = perturbation.least_relevant(COSINES, ALL, omega)
+    assert set(found[0].nonzero().flatten().tolist()) == chosen
+
+
+def test_without_a_gap_every_word_is_chosen_and_no_other_token() -> None:
+    same = torch.tensor([[0.3, 0.1, math.nan, 0.1, 0.2]])
+    words = torch.tensor([[True, True, True, True, False]])
+    assert perturbation.least_relevant(same, words, 0.1).tolist() == [[True, True, False, True, False]]
+    alone = torch.tensor([[True, False, False, False, False]])
+    assert perturbation.least_relevant(same, alone, 0.1).tolist() == alone.tolist()
+    none = torch.zeros(1, 5, dtype=torch.bool)
+    assert not perturbation.least_relevant(same, none, 0.1).any()
+
+
+def test_the_released_similarity() -> None:
+    cosines = torch.tensor([[0.18, 0.20, math.nan, 0.22, 0.25, 0.27, 0.21]], dtype=torch.float64)
+    found = perturbation.attention_to_words(cosines)[0]
+    assert found[~found.isnan()].tolist() == pytest.approx(
+        [0.000108, 0.000796, 0.005882, 0.118136, 0.872915, 0.002164], abs=5e-7
+    )
+    assert bool(found[2].isnan())
+
+
+def test_the_release_draws_by_how_little_a_word_shows() -> None:
+    """Draw probabilities of one word: (1 - similarity) / their sum."""
+    similarity = torch.tensor([[0.02, 0.9, 0.03, 0.05, 0.0, 0.0]], dtype=torch.float64)
+    keys = torch.from_numpy(np.random.default_rng(0).random((40_000, 6)))
+    drawn = perturbation.drawn_words(similarity.expand(40_000, 6), torch.ones(40_000, 6, dtype=torch.bool), 0.05, keys)
+    assert drawn.sum(1).unique().tolist() == [1]
+    assert drawn.double().mean(0).tolist() == pytest.approx([0.196, 0.02, 0.194, 0.19, 0.2, 0.2], abs=0.008)
+
+
+def test_the_release_draws_a_flat_share_and_never_a_picture() -> None:
+    similarity = torch.zeros(1, 120)
+    similarity[0, 10:30] = math.nan
+    keys = torch.from_numpy(np.random.default_rng(1).random((1, 120)))
+    drawn = perturbation.drawn_words(similarity, torch.ones(1, 120, dtype=torch.bool), 0.05, keys)
+    assert int(drawn.sum()) == 6
+    assert not drawn[0, 10:30].any()
+
+
+def dialogues() -> Dialogues:
+    """Two rows of eight tokens: a picture's, words, an answer, padding."""
+    ids = torch.arange(16).reshape(2, 8)
+    attention = torch.ones(2, 8, dtype=torch.bool)
+    attention[1, 6:] = False
+    answer = torch.zeros(2, 8, dtype=torch.bool)
+    answer[:, 4:6] = True
+    vocabulary = Vocabulary(torch.tensor([50, 51, 52]), torch.tensor(99))
+    return Dialogues(ids, attention, answer, kinds={"token_type_ids": ids}, vocabulary=vocabulary)
+
+
+def test_words_are_masked_or_replaced_where_they_are_chosen() -> None:
+    chosen = torch.zeros(2, 8, dtype=torch.bool)
+    chosen[:, 2] = True
+    keys = torch.full((2, 8), 0.5, dtype=torch.float64)
+    masked = perturbation.other_words(dialogues(), chosen, "mask", keys).ids
+    replaced = perturbation.other_words(dialogues(), chosen, "replace", keys).ids
+    for found, new in ((masked, 99), (replaced, 51)):
+        assert found[:, 2].tolist() == [new, new]
+        assert torch.equal(found[~chosen], dialogues().ids[~chosen])
+
+
+def test_what_is_taken_out_moves_the_rest_up() -> None:
+    chosen = torch.zeros(2, 8, dtype=torch.bool)
+    chosen[0, 2] = chosen[1, 4] = True
+    found = perturbation.without(dialogues(), chosen)
+    assert found.ids[0, :7].tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert found.attention.sum(1).tolist() == [7, 5]
+    assert found.answer.nonzero().tolist() == [[0, 3], [0, 4], [1, 4]]
+    assert torch.equal(found.kinds["token_type_ids"], found.ids)
+
+
+def test_the_golden_powers() -> None:
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    found = [float(spectral.power(wave(shift), mask)) for shift in (0.0, 0.1, 0.3, 0.8)]
+    assert found == pytest.approx([8.426800575831, 7.719443070832, 6.641641797456, 6.640766471284], abs=1e-11)
+    win = spectral.log_power_ratio(wave(0.0), wave(0.1), mask)
+    lose = spectral.log_power_ratio(wave(0.3), wave(0.8), mask)
+    assert float(dpo(win, lose, beta=1.0)) == pytest.approx(0.650333275714, abs=1e-11)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 8])
+def test_the_power_is_what_a_transform_gives(length: int) -> None:
+    z = torch.randn(1, length, 3, generator=torch.Generator().manual_seed(length), dtype=torch.float64)
+    by_transform = torch.fft.fft(z, dim=1).real.square().sum()
+    mask = torch.ones(1, length, dtype=torch.bool)
+    assert float(spectral.power(z, mask)) == pytest.approx(float(by_transform), rel=1e-12)
+
+
+def test_padding_moves_no_spectral_term() -> None:
+    mask = torch.tensor([[True] * 4 + [False] * 3])
+    padded = torch.cat([wave(0.0), torch.full((1, 3, 2), 7.0, dtype=torch.float64)], dim=1)
+    assert float(spectral.power(padded, mask)) == pytest.approx(8.426800575831, abs=1e-11)
+
+
+def test_the_golden_hinge() -> None:
+    pw, cw, cr = (wave(shift)[0] for shift in (0.0, 0.1, 0.8))
+    expected = [[1.891888, 1.724609], [1.147743, 1.353524], [0.073294, 0.431186], [1.147743, 1.353524]]
+    assert torch.allclose(spectral.magnitudes(pw, 4), torch.tensor(expected, dtype=torch.float64), atol=5e-7)
+    assert float(spectral.triplet_hinge(pw, cw, cr)) == pytest.approx(0.078242184937, abs=1e-11)
+    energy = spectral.magnitudes(pw, 4).square().sum()
+    assert float(energy) == pytest.approx(13.043491843372, abs=1e-11)
+    for length, grown in ((6, 19.5652377651), (8, 26.0869836867)):
+        assert float(spectral.magnitudes(pw, length).square().sum()) == pytest.approx(grown, abs=1e-9)
