@@ -67,9 +67,13 @@ FLOORS = {
     3: (
         "diffusion",
         "text",
+        "spectral",
+        "perturbation",
         "guidance",
         "inversion",
         "trajectories",
+        "stochastic",
+        "levels",
         "reflection",
         "sampling",
         "personal",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from torch import Tensor
 from visalign.batches import Condition, Prompts, Singles
 from visalign.config import ConfigError
 from visalign.contract import Reference
+from visalign.levels import between, evenly, truncated
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full, Lora, follow
 from visalign.process import Ddpm, Flow
+from visalign.stochastic import renoised
 from visalign.trainers import SelfNPO
-from visalign.trainers.self_npo import between, evenly, renoised, truncated
 
 T_LATER, NOISE = torch.tensor([700]), [0.3, -1.2]
 
@@ -42,6 +45,10 @@ def told(x: Tensor) -> Tensor:
 
 def untold(x: Tensor) -> Tensor:
     return 0.5 * x
+
+
+def timeless(answer: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
+    return answer(x)
 
 
 def walked(places: list[int], stale: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +130,7 @@ def test_a_scale_of_minus_one_is_the_empty_prompt_and_lower_ones_push_away_from_
     levels = evenly(process, 25)
     for scale, answer in ((-1.0, untold), (-5.0, lambda x: 5 * untold(x) - 4 * told(x))):
         found = SelfNPO(negative_scale=scale).taught(batch, Two(process), x, place, levels)
-        expected = truncated(process, lambda x, t, answer=answer: answer(x), x, place, levels, 5)
+        expected = truncated(process, partial(timeless, answer), x, place, levels, 5)
         assert all(torch.allclose(one, other.to(one.dtype)) for one, other in zip(found, expected, strict=True))
 
 
@@ -181,7 +188,7 @@ def test_the_release_starts_from_pictures() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="variant is paper or release"):
+    with pytest.raises(ValueError, match="variant 'papers' is not one of paper, release"):
         SelfNPO(variant="papers")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="truncated < grid"):
         SelfNPO(truncated=25)

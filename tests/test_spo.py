@@ -18,8 +18,8 @@ from visalign.batches import Condition
 from visalign.contract import LatentScorer, Reading
 from visalign.decoded import Decoded
 from visalign.process import Ddpm, Flow
+from visalign.stochastic import log_prob, over_steps, transition, walk
 from visalign.trainers import SPO
-from visalign.trainers.spo import gathered, log_prob, transition, walk
 
 SMALL: dict[str, Any] = methods.SMALL["spo"]
 
@@ -78,7 +78,7 @@ def test_the_published_numbers_of_a_step() -> None:
     assert anchor[0].tolist() == pytest.approx([0.4771528243, -0.9650583559, 0.1973127541, 0.7650574250], abs=1e-9)
     assert float(log_prob(WIN, mean, spread).detach()) == pytest.approx(-0.095385095, abs=1e-8)
     assert float(log_prob(LOSE, mean, spread).detach()) == pytest.approx(-0.184932758, abs=1e-8)
-    found = spo().compared((LOSE, WIN), double([[0.0, 1.0]]), mean, anchor, spread)
+    found = spo().compared(torch.stack([LOSE, WIN], 1), double([[0.0, 1.0]]), mean, anchor, spread)
     still = mean.detach()
     ratios = [math.exp(float(log_prob(x, still, spread) - log_prob(x, anchor, spread))) for x in (WIN, LOSE)]
     assert ratios == pytest.approx([1.001130785, 0.996760038], abs=1e-8)
@@ -125,7 +125,7 @@ def test_the_walk_ends_where_nothing_is_left_to_chance() -> None:
 
 def compared(scores: Any, **settings: Any) -> dict[str, Tensor]:
     """One step of four records with candidates 0, 1, 2 everywhere, from a policy whose mean lies 0.01 above."""
-    drawn = tuple(torch.full((4, 1), float(value), dtype=torch.float64) for value in range(3))
+    drawn = torch.arange(3, dtype=torch.float64).expand(4, 3)[..., None]
     mean = torch.full((4, 1), 1.01, dtype=torch.float64)
     return spo(**settings).compared(drawn, double(scores), mean, mean - 0.01, torch.ones(4, 1).double())
 
@@ -148,7 +148,7 @@ def test_what_the_judge_cannot_say_is_nobody() -> None:
 def test_a_ratio_beyond_the_clip_pulls_nothing() -> None:
     """The floor of the loss is that of both ratios at their bounds."""
     mean = torch.full((1, 1), 3.0, dtype=torch.float64, requires_grad=True)
-    drawn = (torch.zeros(1, 1).double(), torch.full((1, 1), 3.0).double())
+    drawn = double([[[0.0], [3.0]]])
     found = spo().compared(drawn, double([[0.0, 9.0]]), mean, torch.zeros(1, 1).double(), torch.ones(1, 1).double())
     (slope,) = torch.autograd.grad(found["loss"].sum(), mean)
     assert float(slope) == 0.0
@@ -157,9 +157,9 @@ def test_a_ratio_beyond_the_clip_pulls_nothing() -> None:
 
 
 def test_a_record_is_the_mean_of_its_kept_steps_and_weighs_their_share() -> None:
-    kept = double([[1, 1, 0], [1, 0, 0]])
-    table = {"loss": double([[2, 3, 9], [4, 9, 9]]), "kept": kept, "margin": kept, "score": double([[1, 2, 3]] * 2)}
-    loss = gathered(table, torch.tensor([1.0, 2.0, 1.0]).double())
+    kept, losses, score = double([[1, 1, 0], [1, 0, 0]]), double([[2, 3, 9], [4, 9, 9]]), double([1, 2, 3])
+    steps = [{"loss": losses[i], "kept": kept[i], "margin": kept[i], "score": score} for i in range(2)]
+    loss = over_steps(steps, double([1, 2, 1]))
     assert loss.each.tolist() == [3.0, 3.0, 0.0]
     assert loss.weight is not None
     assert loss.weight.tolist() == [1.0, 1.0, 0.0]

@@ -3,8 +3,7 @@ arXiv 2505.11777."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,8 +11,10 @@ from torch import Tensor
 
 from visalign.batches import Prompts, Singles
 from visalign.contract import Denoiser, Loss, Passes, Reference
-from visalign.guidance import Answer, guided
-from visalign.process import Ddpm, Process
+from visalign.guidance import guided
+from visalign.levels import approached, between, evenly, truncated
+from visalign.stochastic import renoised
+from visalign.strict import check_choices
 
 
 @dataclass
@@ -40,8 +41,7 @@ class SelfNPO:
     reference = Reference.EMA
 
     def __post_init__(self) -> None:
-        if self.variant not in ("paper", "release") or self.distance not in ("huber", "l2"):
-            raise ValueError(f"variant is paper or release, distance huber or l2: {self.variant!r}, {self.distance!r}")
+        check_choices(self)
         if not 1 <= self.truncated < self.grid or self.approach < 1:
             raise ValueError(f"1 <= truncated < grid and 1 <= approach: {self.truncated}, {self.grid}, {self.approach}")
         if not self.width > 0:
@@ -77,11 +77,8 @@ class SelfNPO:
             noise = batch.draw.normal("start", batch.x.shape[1:], batch.x)
             return model.process.noised(batch.x, noise, t).x
         x = batch.draw.normal("start", batch.shape, batch.weight)
-        way = [torch.lerp(top.double().expand(len(t)), t.double(), i / self.approach) for i in range(self.approach + 1)]
-        times = [each if t.is_floating_point() else each.round().long() for each in way]
-        for here, there in pairwise(times):
-            x = model.process.step(model.reference(x, here, batch.condition), x, here, there)
-        return x
+        plain = guided(model.reference, batch.condition, batch.empty, 1.0)
+        return approached(model.process, plain, x, top, t, self.approach)
 
     def taught(
         self, batch: Prompts | Singles, model: Denoiser, x: Tensor, place: Tensor, levels: Tensor
@@ -98,51 +95,6 @@ class SelfNPO:
         square = (mean - target).square()
         each = square if self.distance == "l2" else (square + self.width**2).sqrt() - self.width
         return each.flatten(1).mean(1)
-
-
-def evenly(process: Process, steps: int) -> Tensor:
-    """(steps + 1,) times up to the noisiest, with equal gaps, from the cleanest at which a network can be asked."""
-    if isinstance(process, Ddpm):
-        process = replace(process, spacing="trailing")
-    return process.grid(steps).clamp(min=0)
-
-
-def truncated(
-    process: Process, answer: Answer, x: Tensor, place: Tensor, levels: Tensor, steps: int, *, stale: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`steps` levels down from levels[place]: x (n, ...), its time (n,) and the picture implied there.
-
-    What has come to levels[0] stays, whatever else is in the batch; with `stale` the picture is then not asked for anew
-    if nothing of the batch still moves.
-    """
-    for left in reversed(range(steps + 1)):
-        t = levels[place]
-        prediction = answer(x, t)
-        target, _ = process.split(prediction, x, t)
-        below = (place - 1).clamp(min=0)
-        arrives = stale and not bool(below.any())
-        if left:
-            moves = (place > 0).to(x.device).reshape(-1, *[1] * (x.ndim - 1))
-            x = torch.where(moves, process.step(prediction, x, t, levels[below]), x)
-            place = below
-        if left == 0 or arrives:
-            break
-    return x, levels[place], target
-
-
-def between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    """(n,) times that lie at the uniform `share` (n,) of the way from `low` (n,) up to `high` (): low excluded, where
-    times are whole numbers."""
-    if low.is_floating_point():
-        return low + share * (high - low)
-    return low + 1 + (share * (high - low)).long()
-
-
-def renoised(process: Process, x: Tensor, t: Tensor, to: Tensor, noise: Tensor) -> Tensor:
-    """x (n, ...) at the times t taken to the noisier times `to` by the path's own transition, a Markov step."""
-    (a, s), (a_to, s_to) = process.coefficients(t, x), process.coefficients(to, x)
-    kept = a_to / a
-    return kept * x + (s_to.square() - (kept * s).square()).clamp(min=0).sqrt() * noise
 
 
 if __name__ == "__main__":

@@ -65,6 +65,14 @@ def check_ranges(part: Any, where: str = "") -> None:
                 raise ConfigError(f"{path} must be {bound}, got {value!r}")
 
 
+def check_choices(part: Any) -> None:
+    """ConfigError for the first field of a dataclass that is one of a few words (Literal) and holds another."""
+    for name, kind in get_type_hints(type(part)).items():
+        value, words = getattr(part, name), get_args(kind)
+        if get_origin(kind) is Literal and value not in words:
+            raise ConfigError(f"{name} {value!r} is not one of {', '.join(map(str, words))}")
+
+
 def _coerced(value: Any, kind: Any, where: str) -> Any:
     """`value` as the type `kind`, or a ConfigError that names where, what was given and what was expected."""
     origin, args = get_origin(kind), get_args(kind)
