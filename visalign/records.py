@@ -29,11 +29,12 @@ class Preference:
     """What was shown, and what somebody thought of it. One record a judge and an aspect.
 
     A pair, a ranking, a segmented answer, an unpaired label (K = 1), unjudged candidates (scores all NaN) and a prompt
-    that nothing was drawn for yet (K = 0) are all this. Raises DataError where the parts contradict one another.
+    that nothing was drawn for yet (K = 0) are all this. Items are pictures, or with `answers` texts that answer the
+    prompt about the pictures in `media`. Raises DataError where the parts contradict one another.
     """
 
     prompt: str
-    items: tuple[str, ...] = ()  # K references: paths relative to the records, FILE.parquet#ROW#COLUMN, or answers
+    items: tuple[str, ...] = ()  # K references: paths relative to the records, FILE.parquet#ROW#COLUMN; or answers
     scores: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))  # (K, S), NaN: nobody looked
     user: str | None = None  # whose taste
     media: tuple[str, ...] = ()  # what the prompt shows: the image of a question, the source of an edit
@@ -44,7 +45,8 @@ class Preference:
     shown_first: int | None = None  # index of the item shown on the left or first
     seeds: tuple[int, ...] = ()  # (K,) or none: what the items were drawn from
     models: tuple[str, ...] = ()  # (K,) or none: what drew them
-    captions: tuple[str, ...] = ()  # (K,) or none: a text for each item, in place of the prompt
+    captions: tuple[str, ...] = ()  # (K,) or none: a text for each item, in place of the prompt; of an answer, critique
+    answers: bool = False  # whether items are texts; media alone do not tell, for an edit's items are pictures
     key: str = ""  # names the record everywhere; "": a short hash of what identifies it
 
     def __post_init__(self) -> None:
@@ -164,7 +166,9 @@ def _check_texts(record: Preference) -> None:
     for name in ("items", "media", "models", "captions"):
         for each in getattr(record, name):
             _check_text(name, each)
-    if not all(record.items):
+    if not isinstance(record.answers, bool):
+        raise DataError(f"answers must be true or false, got {record.answers!r}")
+    if not record.answers and not all(record.items):
         raise DataError(f"an item's name is empty: {record.items}")
     if record.user is not None and not (isinstance(record.user, str) and record.user):
         raise DataError(f"user must be a name or null, got {record.user!r}")

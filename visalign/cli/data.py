@@ -1,4 +1,4 @@
-"""visalign data check: what a source of records holds, and which of its pictures cannot be used."""
+"""visalign data check: what a source of records holds, and which of its pictures and answers cannot be used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def add(commands: words.Commands) -> None:
     made = words.command(commands, "data", "look at records before training on them", EXAMPLE, run)
     jobs = made.add_subparsers(metavar="JOB", required=True)
     check = words.command(jobs, "check", "count records and open every picture of theirs", EXAMPLE, run)
-    check.add_argument("path", metavar="PATH", help="records: a file, a folder of shards, win/ and lose/, Pick-a-Pic")
+    known = "records: a file, a folder of shards, win/ and lose/, or published data (visalign list source)"
+    check.add_argument("path", metavar="PATH", help=known)
     check.add_argument("--format", metavar="NAME", help="told from what is there if not given (visalign list source)")
 
 
@@ -37,15 +38,29 @@ def run(given: Any) -> int:
     from .screen import Screen
 
     screen, path = Screen(), Path(given.path).expanduser()
-    records = sources.open_source(path, given.format)
+    bad: list[Bad] = []
+    records = sources.open_source(path, given.format, bad=bad)
     screen.table("Records", ["", ""], counted(records))
-    bad = unusable(records, sources.root(path), screen)
+    bad += unusable(records, sources.root(path), screen)
     if not bad:
-        screen.say("every picture opens")
+        screen.say("every picture opens" + (", every answer says something" if spoken(records) else ""))
         return 0
     rows = [[each.key, each.path, each.reason] for each in bad[:SHOWN]]
-    screen.table(f"{len(bad)} records cannot be used", ["key", "item", "why"], rows, "Training sets these aside.")
+    screen.table(f"{len(bad)} records cannot be used", ["key", "item", "why"], rows, hint(records))
     return 2
+
+
+def spoken(records: Sequence[Preference]) -> list[Preference]:
+    """The records whose items are answers."""
+    return [record for record in records if record.answers]
+
+
+def hint(records: Sequence[Preference]) -> str:
+    """What becomes of the records that cannot be used."""
+    mistaken = any(record.media and not record.answers for record in records)
+    return "Training sets these aside." + (
+        ' If items are answers and no pictures, say so in their records: "answers": true.' if mistaken else ""
+    )
 
 
 def counted(records: Sequence[Preference]) -> list[list[str]]:
@@ -59,10 +74,37 @@ def counted(records: Sequence[Preference]) -> list[list[str]]:
         ["pairs with a winner", str(usable)],
         *([why, str(count)] for why, count in left_out.items()),
         ["prompts", str(len({record.prompt for record in records}))],
-        ["pictures", str(len({item for record in records for item in record.items}))],
+        ["pictures", str(len({item for record in records for item in seen(record)}))],
+        *answered(spoken(records)),
         ["judges", ", ".join(sorted({record.judge or "nobody" for record in records})[:5])],
         ["users", str(len({record.user for record in records} - {None}))],
     ]
+
+
+def seen(record: Preference) -> tuple[str, ...]:
+    """The pictures of a record."""
+    return record.media if record.answers else record.items
+
+
+def answered(records: Sequence[Preference]) -> list[list[str]]:
+    """How many questions and answers there are, and how long they are; nothing where there are none."""
+    from ..data.pairing import paired
+
+    if not records:
+        return []
+    pairs = [pair for record in records if not reason(pair := paired(record)) and not isinstance(pair, str)]
+    texts: dict[str, list[str]] = {
+        "questions": [record.prompt for record in records],
+        "answers": [item for record in records for item in record.items],
+        "preferred answers": [pair.record.items[pair.win] for pair in pairs],
+        "their rivals": [pair.record.items[pair.lose] for pair in pairs],
+    }
+    return [[name, f"{len(said)}, {mean_length(said):.1f} words each"] for name, said in texts.items() if said]
+
+
+def mean_length(texts: Sequence[str]) -> float:
+    """Words a text."""
+    return sum(len(text.split()) for text in texts) / len(texts)
 
 
 def reason(pair: Pair | str) -> str:
@@ -73,19 +115,13 @@ def reason(pair: Pair | str) -> str:
 
 
 def unusable(records: Sequence[Preference], root: Path, screen: Screen) -> list[Bad]:
-    """Records with a picture that does not open, and why."""
-    from .. import images
-    from ..data import media
-    from ..data.quarantine import Bad
+    """Records with a picture that does not open, or an answer that cannot be learned, and why."""
+    from ..data.faults import fault
 
     bad: list[Bad] = []
     with screen.stage("open pictures", total=len(records)) as stage:
         for record in records:
-            for item in record.items:
-                try:
-                    images.load(media.fetch(item, root))
-                except images.ImageError as error:
-                    bad.append(Bad(record.key, str(error), item))
-                    break
+            if found := fault(record, root):
+                bad.append(found)
             stage(note=f"{len(bad)} bad")
     return bad

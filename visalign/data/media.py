@@ -24,12 +24,15 @@ BLOW_UP = 4  # how many times a picture may be enlarged
 def fetch(reference: str, root: Path) -> bytes:
     """The bytes behind an item: a path relative to `root`, an absolute path, or FILE.parquet#ROW#COLUMN.
 
-    A relative reference may not lead out of `root`, be it by dots or by a link. Raises ImageError.
+    One picture of a column of lists is FILE.parquet#ROW#COLUMN#NUMBER, from 0. A relative reference may not lead out of
+    `root`, be it by dots or by a link. Raises ImageError.
     """
     name, *cell = reference.split("#") if ".parquet#" in reference else [reference]
     path = located(name, root)
-    if cell:
-        return _cell(path, reference, cell)
+    return _cell(path, reference, cell) if cell else _whole(path)
+
+
+def _whole(path: Path) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise ImageError(f"too large: {path} has {path.stat().st_size} bytes, at most {MAX_BYTES}")
     try:
@@ -59,17 +62,30 @@ def seen_from(items: Sequence[str], root: Path, folder: Path) -> tuple[str, ...]
 
 
 def _cell(path: Path, reference: str, cell: list[str]) -> bytes:
-    """The bytes in one row and column of a parquet file; {"bytes": …} structs, as `datasets` writes, are opened."""
-    if len(cell) != 2 or not cell[0].isdecimal():
-        raise ImageError(f"{reference} should read FILE.parquet#ROW#COLUMN")
+    """The bytes in a row and column of a parquet file; {"bytes", "path"} structs, as `datasets` writes, are opened."""
+    row, column, number = [*cell, "0", "0"][:3]
+    if not 2 <= len(cell) <= 3 or not row.isdecimal() or not number.isdecimal():
+        raise ImageError(f"{reference} should read FILE.parquet#ROW#COLUMN, or …#COLUMN#NUMBER for one of a list")
     try:
-        value = _at(path, int(cell[0]), cell[1])
+        value = _at(path, int(row), column)
     except (OSError, ValueError) as error:  # pyarrow's errors are these or their children
         raise ImageError(f"cannot be read: {reference} ({error})") from error
+    if len(cell) == 3:
+        value = _one(value, int(number), reference)
+    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        return _whole(located(value["path"], path.parent))  # a picture that was left outside
     value = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(value, bytes):
         raise ImageError(f"{reference} holds no bytes but {type(value).__name__}")
     return value
+
+
+def _one(value: Any, number: int, reference: str) -> Any:
+    """One of a list's pictures."""
+    if not isinstance(value, list) or number >= len(value):
+        there = f"{len(value)} pictures" if isinstance(value, list) else type(value).__name__
+        raise ImageError(f"{reference} asks for number {number}, counted from 0, of {there}")
+    return value[number]
 
 
 def _at(path: Path, row: int, column: str) -> Any:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..records import DataError, Preference
-from . import benches, store
+from . import benches, dialogue_sources, quarantine, store
+from .dialogue_rows import columns_of
+from .quarantine import Bad
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,21 +19,49 @@ if TYPE_CHECKING:
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 PICKAPIC = ("caption", "jpg_0", "jpg_1", "label_0", "label_1")  # needed; the rest of its columns may be absent
 PICKAPIC_MORE = ("model_0", "model_1", "user_id", "has_label")
+MAX_BAD = 0.01  # the share of rows that may make no record
+SIGNS: tuple[tuple[str, set[str]], ...] = (  # the first format of which all these columns are there
+    ("pickapic", {"jpg_0"}),
+    ("rlhf_v", {"text", "image", "idx"}),
+    ("rlaif_v", {"question", "chosen", "rejected", "image"}),
+    ("mdpo", {"img_path", "prompt", "chosen", "rejected"}),
+    *(("mm_rlhf", {"prompt", "chosen", "rejected", name}) for name in ("chosen_reason", "is_tie", "ls_factor")),
+    *(("trl_vision", {"prompt", "chosen", "rejected", name}) for name in ("image", "images")),
+    ("llama_factory", {"conversations", "chosen", "rejected"}),
+    ("ms_swift", {"messages", "rejected_response"}),
+)
 
 
-def open_source(path: str | Path, format: str | None = None) -> list[Preference]:
+def open_source(
+    path: str | Path, format: str | None = None, *, bad: list[Bad] | None = None, max_bad: float = MAX_BAD
+) -> list[Preference]:
     """The records at a path; `format` is one of FORMATS, None to tell it from what is there.
 
-    Items are relative to `root(path)`. Raises DataError.
+    Items are relative to `root(path)`. Rows of foreign data that make no record are added to `bad`; where no such list
+    is given they are named in a warning, or, if they are more than ten and more than the share `max_bad`, in an error.
+    Raises DataError.
     """
     path = Path(path)
     name = format or told(path)
     if name not in FORMATS:
         raise DataError(f"data format {name!r} is not one of {', '.join(FORMATS)}")
-    records = FORMATS[name](path)
-    if not records:
-        raise DataError(f"{path} holds no records")
+    found = FORMATS[name](path)
+    records = [each for each in found if isinstance(each, Preference)]
+    aside = [each for each in found if isinstance(each, Bad)]
+    if not records and not (aside and bad is not None):
+        raise DataError(f"{path} holds no records" + (f" that can be read: {quarantine.named(aside)}" if aside else ""))
+    if bad is not None:
+        bad.extend(aside)
+    elif aside:
+        _warn(path, aside, len(found), max_bad)
     return records
+
+
+def _warn(path: Path, bad: Sequence[Bad], count: int, max_bad: float) -> None:
+    said = f"{len(bad)} of {count} rows of {path} make no record: {quarantine.named(bad)}"
+    if len(bad) > quarantine.limit(count, max_bad):
+        raise DataError(f"{said}. Mend or delete them; `visalign data check` lists them")
+    logging.getLogger(__name__).warning("%s", said)
 
 
 def root(path: str | Path) -> Path:
@@ -46,11 +77,11 @@ def told(path: Path) -> str:
     if path.suffix == ".txt" and path.is_file():
         return "prompts"
     first = store.files(path)[0]
-    if first.suffix == ".jsonl":
-        return "jsonl"
-    if first.suffix != ".parquet":
+    columns = columns_of(first)
+    sign = next((name for name, needed in SIGNS if needed <= columns), None)
+    if sign is None and first.suffix not in (".jsonl", ".parquet"):
         raise DataError(f"cannot tell the format of {path}: name it, one of {', '.join(FORMATS)}")
-    return "pickapic" if "jpg_0" in store.opened(first).schema_arrow.names else "parquet"
+    return sign or first.suffix.removeprefix(".")
 
 
 def pairs_folder(path: Path) -> list[Preference]:
@@ -149,7 +180,7 @@ def users(path: Path) -> dict[str, Tensor]:
     return found
 
 
-FORMATS: dict[str, Callable[[Path], list[Preference]]] = {
+FORMATS: dict[str, Callable[[Path], Sequence[Preference | Bad]]] = {
     "parquet": store.read,
     "jsonl": store.read,
     "pairs_folder": pairs_folder,
@@ -158,4 +189,11 @@ FORMATS: dict[str, Callable[[Path], list[Preference]]] = {
     "hpd": benches.hpd,
     "image_reward": benches.image_reward,
     "genai_bench": benches.genai_bench,
+    "rlhf_v": dialogue_sources.rlhf_v,
+    "rlaif_v": dialogue_sources.rlaif_v,
+    "mm_rlhf": dialogue_sources.mm_rlhf,
+    "mdpo": dialogue_sources.mdpo,
+    "trl_vision": dialogue_sources.trl_vision,
+    "llama_factory": dialogue_sources.llama_factory,
+    "ms_swift": dialogue_sources.ms_swift,
 }

@@ -36,11 +36,20 @@ SCHEMA = pa.schema(
         pa.field("seeds", pa.list_(pa.int64()), nullable=False),
         pa.field("models", TEXTS, nullable=False),
         pa.field("captions", TEXTS, nullable=False),
+        pa.field("answers", pa.bool_(), nullable=False),
     ],
     metadata={b"visalign.records": VERSION},
 )
 NEEDED = ("prompt", "items")
-DEFAULTS: dict[str, Any] = {"judge": "", "aspect": "overall", "media": [], "seeds": [], "models": [], "captions": []}
+DEFAULTS: dict[str, Any] = {
+    "judge": "",
+    "aspect": "overall",
+    "media": [],
+    "seeds": [],
+    "models": [],
+    "captions": [],
+    "answers": False,
+}
 
 
 def write(records: Sequence[Preference], path: Path | str, *, shard: int = 100_000) -> None:

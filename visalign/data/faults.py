@@ -1,0 +1,40 @@
+"""What is wrong with a record by itself: pictures that do not open, answers that say nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import images
+from ..records import Preference
+from . import media
+from .dialogue_sources import TAG
+from .quarantine import Bad
+
+
+def fault(record: Preference, root: Path) -> Bad | None:
+    """Why nothing can be trained on a record, or None: every picture that it names is opened.
+
+    Of a record of answers that is what its question shows, of others the items too.
+    """
+    if record.answers and (said := wording(record)):
+        return said
+    for item in record.media if record.answers else (*record.media, *record.items):
+        try:
+            images.load(media.fetch(item, root))
+        except images.ImageError as error:
+            return Bad(record.key, str(error), item)
+    return None
+
+
+def wording(record: Preference) -> Bad | None:
+    """What is wrong with the texts of a record of answers, its pictures unseen, or None."""
+    if not record.media:
+        return Bad(record.key, "shows no picture", "media")
+    if TAG in record.prompt:
+        return Bad(record.key, f"an {TAG} tag, which the chat template writes", "question")
+    for number, text in enumerate(record.items, start=1):
+        if not text.strip():
+            return Bad(record.key, "empty", f"answer {number}")
+        if TAG in text:
+            return Bad(record.key, f"an {TAG} tag, which would be taken for a picture", f"answer {number}")
+    return None
