@@ -87,6 +87,8 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "ensemble": Entry("visalign.scorers.ensemble:Ensemble", "scorers as one: mean, worst case, harmonic, …"),
         "likeness": Entry("visalign.scorers.likeness:Likeness", "likeness to the pictures of a folder: a subject"),
         "vlm": Entry("visalign.scorers.vlm_judge:VLMJudge", "a vision-language model rates, by a rubric"),
+        "ocr": Entry("visalign.scorers.ocr:OCR", "how well a picture shows the text in its prompt's quotes"),
+        "geneval": Entry("visalign.scorers.objects:GenEval", "GenEval (arXiv 2310.11513): things, colours and places"),
         "looks": Entry("visalign.scorers.statistics:Looks", "statistics of the picture, alarms of reward hacking"),
     },
     "judge": {
@@ -96,6 +98,16 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     "chat": {
         "endpoint": Entry("visalign.scorers.endpoint:Endpoint", "any server that speaks OpenAI's chat completions"),
         "local": Entry("visalign.scorers.local_vlm:LocalVLM", "an image-text-to-text model, in a folder"),
+    },
+    "asker": {
+        "chat": Entry("visalign.scorers.asking:ChatAsker", "texts to a chat, for measures with words of their own"),
+    },
+    "detector": {
+        "transformers": Entry("visalign.scorers.detectors:TransformersDetector", "DETR and kin, OWL, Mask2Former"),
+        "playground": Entry("visalign.scorers.shapes:ShapeDetector", "the checker's eyes: shapes and their colours"),
+    },
+    "text_reader": {
+        "trocr": Entry("visalign.scorers.trocr:TrOCR", "a line of text, by an encoder-decoder's folder (TrOCR, …)"),
     },
     "reward_model": {
         "open_clip": Entry("visalign.scorers.trainable:OpenClipReward", "a CLIP of open_clip, or a head on it"),
