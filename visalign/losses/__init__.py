@@ -13,6 +13,7 @@ from __future__ import annotations
 from . import aggregate, aliases, divergence, inputs, metrics, recipes, state
 from .bound import BoundLoss
 from .coupled import aot, aot_unpaired, beta_dpo
+from .evidence import fpo, log_evidence
 from .listwise import (
     all_pairs,
     approx_ndcg,
@@ -85,6 +86,7 @@ __all__ = [
     "dpop",
     "exo",
     "exo_pair",
+    "fpo",
     "gaussian_bradley_terry",
     "gaussian_likelihood",
     "general_preference",
@@ -100,6 +102,7 @@ __all__ = [
     "kto_loss_averse",
     "kto_risk_seeking",
     "lipo_lambda",
+    "log_evidence",
     "loss",
     "mapo",
     "metrics",
