@@ -40,6 +40,7 @@ def preferences(draw: st.DrawFn) -> Preference:
         seeds=listed(st.integers(0, 2**63 - 1)),
         models=listed(WORDS),
         captions=listed(TEXT),
+        answers=draw(st.booleans()),
     )
 
 
