@@ -131,7 +131,7 @@ def test_pushing_moves_the_negative_branch_against_what_is_wanted() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="by: 'both' is not one of flip, guidance"):
+    with pytest.raises(ValueError, match="by 'both' is not one of flip, guidance"):
         DiffusionNPO(by="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="above 1, got 1"):
         DiffusionNPO(guidance=1.0)

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from visalign.batches import Condition, Pairs
 from visalign.process import Ddpm, Flow
 from visalign.trainers import InversionDPO
-from visalign.trajectories import trajectories, walk_pairs
+from visalign.trajectories import compared_at, trajectories, walk_pairs
 
 RELEASE: dict[str, Any] = {"variant": "release", "target": "reference", "told": "destination"}
 
@@ -168,20 +168,28 @@ def test_some_levels_are_in_the_mean_all_levels(process: Any) -> None:
     for visit in range(60):
         again = replace(batch, draw=methods.draws(1, visit=visit))
         method = InversionDPO(beta=1.0, steps=5, points=2)
-        subset = tuple(sorted(method.places(again)[:, 0].tolist()))
+        subset = tuple(sorted(compared_at(again.draw, 1, 5, points=2)[:, 0].tolist()))
         some[subset] = method.loss(again, model).metrics["margin"]
     assert len(some) == 6
     assert torch.allclose(torch.stack([*some.values()]).mean(0), whole, rtol=1e-9)
     assert not torch.allclose(some[1, 2], whole)
 
 
-def test_winner_and_loser_are_compared_at_the_same_levels_and_pairs_are_not() -> None:
-    places = InversionDPO(steps=20, points=3).places(methods.pairs())
-    assert places.shape == (3, 8)
-    assert torch.equal(places[:, :4], places[:, 4:])
+def test_the_levels_of_a_pair_are_its_own_and_none_is_taken_twice() -> None:
+    places = compared_at(methods.draws(4), 1, 20, points=3)
+    assert places.shape == (3, 4)
     assert len({tuple(column) for column in places.T.tolist()}) > 1
     assert int(places.min()) >= 1
     assert all(len(set(column)) == 3 for column in places.T.tolist())
+    assert compared_at(methods.draws(2), 1, 4).tolist() == [[1, 1], [2, 2], [3, 3]]
+
+
+def test_winner_and_loser_are_compared_at_the_same_levels() -> None:
+    batch = affine_pairs()
+    for visit in range(5):
+        twice = replace(batch, lose=batch.win, draw=methods.draws(1, visit=visit))
+        loss = InversionDPO(steps=20, points=3).loss(twice, Affine(stable()))
+        assert float(loss.metrics["margin"]) == 0.0
 
 
 class Wide(nn.Module):

@@ -14,6 +14,7 @@ from visalign.diffusion import Errors, errors, log_ratio, noise_pairs, pair_metr
 from visalign.guidance import pushed
 from visalign.losses import LossSpec, resolve
 from visalign.process import Noised
+from visalign.strict import check_choices
 
 
 @dataclass
@@ -39,10 +40,9 @@ class DiffusionNPO:
     reference = Reference.FROZEN
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.beta > 0:
             raise ValueError(f"beta must be positive, got {self.beta}")
-        if self.by not in ("flip", "guidance"):
-            raise ValueError(f"by: {self.by!r} is not one of flip, guidance")
         if not self.guidance > 1:
             raise ValueError(f"guidance pushes away from the negative branch only above 1, got {self.guidance}")
         self._loss = resolve(self.preference)

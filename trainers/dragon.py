@@ -14,6 +14,7 @@ from visalign.diffusion import Errors, errors, log_ratio, noise_pairs, noise_sin
 from visalign.losses import kto, resolve
 from visalign.losses.state import ReferencePoint
 from visalign.losses.unpaired import side
+from visalign.strict import check_choices
 
 
 @dataclass
@@ -36,6 +37,7 @@ class DRAGON:
     reference = Reference.FROZEN
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.beta > 0:
             raise ValueError(f"beta must be positive, got {self.beta}")
         if not self.paired and self.surrogate == "dpo":

@@ -15,7 +15,8 @@ from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import Errors, pair_metrics, policy_metrics, squared_error
 from visalign.guidance import guided
 from visalign.losses import LossSpec, resolve
-from visalign.trajectories import Kept, Told, Trajectories, unprompted, walk_pairs
+from visalign.strict import check_choices
+from visalign.trajectories import Kept, Told, Trajectories, compared_at, unprompted, walk_pairs
 
 
 @dataclass
@@ -56,11 +57,7 @@ class InversionDPO:
     reference = Reference.FROZEN
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("target", ("implied", "reference")), ("variant", ("paper", "release")), ("told", ("source", "destination"))
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        check_choices(self)
         if not self.beta > 0 or not 1 <= self._count <= self._levels or self.cache < 0:
             raise ValueError(
                 f"needs beta > 0, points of 1 … {self._levels} ({self.steps} steps, target {self.target}) and cache "
@@ -88,7 +85,8 @@ class InversionDPO:
         """(b,) losses of b pairs."""
         walked = self._kept.walked(batch, lambda some: walk_pairs(model, some, self.steps, self.guidance, self.told))
         compared = partial(checkpoint, self._compared, batch, model, walked, use_reentrant=False)
-        found = [compared(place) for place in self.places(batch)]
+        places = compared_at(batch.draw, self.steps - self._levels, self.steps, self.points)
+        found = [compared(place) for place in places.repeat(1, 2)]  # the same for the two of a pair
         gap, policy, reference = torch.stack(found).mean(0)
         sign = 1.0 if self.variant == "paper" else -1.0
         win, lose = (-0.5 * sign * gap).chunk(2)
@@ -97,15 +95,6 @@ class InversionDPO:
         if self.target == "reference":  # the errors are the policy's distance from a reference that has none
             return Loss(each, policy_metrics(policy, margin))
         return Loss(each, pair_metrics(Errors(policy, reference.detach()), margin))
-
-    def places(self, batch: Pairs) -> Tensor:
-        """(K, 2b) which latents each picture is compared at, the same for the two of a pair."""
-        first = self.steps - self._levels
-        if self.points is None:
-            return torch.arange(first, self.steps)[:, None].expand(-1, 2 * len(batch))
-        like = torch.zeros((), dtype=torch.float64)
-        shuffled = batch.draw.normal("points", (self._levels,), like).argsort(dim=1) + first
-        return shuffled[:, : self.points].T.repeat(1, 2)
 
     def _compared(self, batch: Pairs, model: Denoiser, walked: Trajectories, place: Tensor) -> Tensor:
         """(3, 2b): weighted gap, policy's error and reference's, each picture at the latent of its place (2b,)."""

@@ -10,6 +10,7 @@ from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import noise_pairs, policy_metrics, squared_error
 from visalign.losses import resolve
 from visalign.losses.reference_free import mapo_gap
+from visalign.strict import check_choices
 
 
 @dataclass
@@ -38,8 +39,7 @@ class MaPO:
     passes = Passes(policy=2)
 
     def __post_init__(self) -> None:
-        if self.variant not in ("release", "paper"):
-            raise ValueError(f"variant {self.variant!r} is not one of release, paper")
+        check_choices(self)
         beta = self.beta if self.beta is not None else {"release": 0.1, "paper": 8.0}[self.variant]
         if not beta > 0:
             raise ValueError(f"beta must be positive, got {beta}")

@@ -92,6 +92,18 @@ def unprompted(pairs: Pairs) -> Condition:
     return pairs.empty
 
 
+def compared_at(draws: Draws, first: int, steps: int, points: int | None = None) -> Tensor:
+    """(K, b) numbers of latents first … steps - 1 at which each record is compared: all of them, or `points` at random.
+
+    Other ones at each visit, none of them twice; every latent is as likely as any other, so that the mean over those is
+    unbiased for the mean over all.
+    """
+    if points is None:
+        return torch.arange(first, steps)[:, None].expand(-1, len(draws))
+    like = torch.zeros((), dtype=torch.float64)
+    return (draws.normal("points", (steps - first,), like).argsort(dim=1) + first)[:, :points].T
+
+
 class Kept:
     """Trajectories of the records used last, at most `room` of them, on the device where they were made.
 
