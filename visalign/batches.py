@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -205,7 +205,7 @@ def stacked(first: Dialogues, second: Dialogues) -> Dialogues:
             raise ValueError(f"one of the two batches lacks {sorted(left.keys() ^ right.keys())}")
         pairs = {name: (each, right[name]) for name, each in left.items()}
         return {
-            name: torch.cat([_wide(each, length, 0) for each in pair] if wide else list(pair))
+            name: torch.cat([_wide(each, length, 0) for each in pair]) if wide else packed(pair)
             for name, pair in pairs.items()
         }
 
@@ -241,6 +241,17 @@ def halves(dialogues: Dialogues) -> tuple[Dialogues, Dialogues]:
     if len(dialogues) % 2 or any(len(each) % 2 for each in dialogues.media.values()):
         raise ValueError(f"{len(dialogues)} dialogues about other pictures are no pairs")
     return of(False), of(True)
+
+
+def packed(tables: Sequence[Tensor]) -> Tensor:
+    """The rows of several tables behind one another, other axes filled up with zeros: a picture of fewer tiles, say."""
+    shape = [max(sizes) for sizes in zip(*(each.shape[1:] for each in tables), strict=True)]
+
+    def filled(table: Tensor) -> Tensor:
+        room = [(0, size - now) for size, now in zip(shape, table.shape[1:], strict=True)]
+        return torch.nn.functional.pad(table, [each for pair in reversed(room) for each in pair])
+
+    return torch.cat([filled(each) for each in tables])
 
 
 def _wide(table: Tensor, length: int, value: float) -> Tensor:

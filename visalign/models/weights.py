@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..draws import generator
+from .states import WeightsError
 
 ADAPTER, FOLLOWER = "default", "reference"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
+WRAPPED = "base_model.model."  # what PEFT writes before every name in them
 
 
 class Weights(Protocol):
@@ -51,7 +55,8 @@ class Lora(nn.Module):
     """Low-rank adapters (Hu et al., arXiv 2106.09685) on a frozen network; the reference is the network without them.
 
     `rank` r and `alpha` give the update alpha / r · B A. A starts normal with deviation 1 / r, drawn from (seed,
-    parameter name), and B at zero: at the first step policy and reference are the same, bit for bit. With `follows` the
+    parameter name), and B at zero: at the first step policy and reference are the same, bit for bit. `targets` are the
+    ends of the adapted layers' names, or a regular expression that matches them whole. With `follows` the
     reference is a second set of adapters, equal at the start, that `follow` takes along; it has no dropout.
     """
 
@@ -61,7 +66,7 @@ class Lora(nn.Module):
         *,
         rank: int,
         alpha: float | None = None,
-        targets: tuple[str, ...] = ATTENTION,
+        targets: tuple[str, ...] | str = ATTENTION,
         dropout: float = 0.0,
         seed: int = 0,
         follows: bool = False,
@@ -75,7 +80,7 @@ class Lora(nn.Module):
         self.config = LoraConfig(
             r=rank,
             lora_alpha=alpha or rank,
-            target_modules=list(targets),
+            target_modules=targets if isinstance(targets, str) else list(targets),
             lora_dropout=dropout,
             init_lora_weights=False,
         )
@@ -141,6 +146,36 @@ class Lora(nn.Module):
         saved: Mapping[str, Tensor] = get_peft_model_state_dict(self.network, adapter_name=ADAPTER)
         return {name: each.detach().cpu().contiguous() for name, each in saved.items()}
 
+    def save(self, folder: Path, base: str) -> None:
+        """PEFT's folder of these adapters to the model that is called `base`."""
+        from safetensors.torch import save_file
+
+        save_file({f"{WRAPPED}{name}": each for name, each in self.adapters().items()}, folder / ADAPTER_FILE)
+        replace(self.config, base_model_name_or_path=base, inference_mode=True).save_pretrained(folder)
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor], where: str) -> None:
+        """Start from adapters that PEFT saved, and let a reference that follows start there too; WeightsError if they
+        are of other layers or ranks."""
+        trained = self.trainable()
+        given = {name.removeprefix(WRAPPED): each for name, each in state.items()}
+        known = {name.replace(f".{ADAPTER}.", "."): each for name, each in trained.items()}
+        fits = given.keys() == known.keys() and all(each.shape == given[name].shape for name, each in known.items())
+        if not fits:
+            odd = min(given.keys() ^ known.keys(), default="a rank")
+            raise WeightsError(f"the adapters in {where} are of another model: they differ in {odd}")
+        for name, each in known.items():
+            each.copy_(given[name])
+        follow(self, decay=0.0)
+
+    def merge(self) -> None:
+        """Put the adapters into the weights and take them off the network; this object is of no use any more."""
+        for name, layer in [found for found in self.network.named_modules() if found[1] in self._layers]:
+            layer.merge(adapter_names=[ADAPTER])
+            self.network.set_submodule(name, layer.get_base_layer())
+        self.network._hf_peft_config_loaded = False
+        del self.network.peft_config
+
 
 def adapted_layers(network: nn.Module) -> list[Any]:
     """The layers of a network that carry adapters, in order."""
@@ -150,17 +185,28 @@ def adapted_layers(network: nn.Module) -> list[Any]:
 
 
 class Full(nn.Module):
-    """Every weight is trained. The reference, where a method wants one, is a copy of the same dtype, which stays as it
-    was or, with `follows`, is taken along by `follow`.
+    """Every weight is trained, or those whose names `trained` accepts. The reference, where a method wants one, is a
+    copy of the same dtype, which stays as it was or, with `follows`, is taken along by `follow`; what is not trained is
+    held once.
 
     The same dtype on purpose: a bf16 reference beside a float32 policy under bf16 autocast gives logits up to 3 at
     step 0.
     """
 
-    def __init__(self, network: nn.Module, *, reference: bool, follows: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        reference: bool,
+        follows: bool = False,
+        trained: Callable[[str], bool] = lambda name: True,
+    ) -> None:
         super().__init__()
-        self.network, self.follows = network.requires_grad_(True), follows
-        self.frozen = copy.deepcopy(network).requires_grad_(False).eval() if reference or follows else None
+        self.network, self.follows, self.trained = network.requires_grad_(False), follows, trained
+        shared = {id(each): each for name, each in network.named_parameters() if not trained(name)}
+        self.frozen = copy.deepcopy(network, shared).eval() if reference or follows else None
+        for each in self.trainable().values():
+            each.requires_grad_(True)
 
     def reference(self) -> AbstractContextManager[nn.Module]:
         """The frozen copy."""
@@ -176,9 +222,11 @@ class Full(nn.Module):
         return self
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Every parameter of the network."""
-        return dict(self.network.named_parameters())
+        """The parameters that are trained."""
+        return {name: each for name, each in self.network.named_parameters() if self.trained(name)}
 
     def follower(self) -> dict[str, nn.Parameter]:
         """The copy's parameters, if it follows."""
-        return dict(self.frozen.named_parameters()) if self.frozen is not None and self.follows else {}
+        if self.frozen is None or not self.follows:
+            return {}
+        return {name: each for name, each in self.frozen.named_parameters() if self.trained(name)}

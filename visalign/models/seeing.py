@@ -1,0 +1,172 @@
+"""A folder of an image-text-to-text model, or of adapters to one, opened to be trained or asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..contract import Reference
+from . import seeing_attention
+from .attention import Resolution
+from .folder import DTYPES, FolderError, hub_folder
+from .mllm import SeeingModel
+from .reading import Reader
+from .states import read
+from .weights import ADAPTER_CONFIG, ADAPTER_FILE, Full, Lora
+
+LINEAR = "q_proj|k_proj|v_proj|o_proj|qkv_proj|gate_proj|up_proj|down_proj|gate_up_proj"
+TARGETS = rf".*\.(language_model|text_model)\..*\.({LINEAR})"
+PROJECTOR = re.compile(r"\.(multi_modal_projector|connector|merger|deepstack_merger_list|image_newline)(\.|$)")
+VISION = re.compile(r"\.(vision_tower|vision_model|visual)\.")
+READ = (".safetensors", ".json", ".jinja", ".txt", ".model")  # endings of files that answers depend on
+TRAINED = ("lora", "full", "none")
+
+
+class SeeingFolder:
+    """A transformers folder with its processor; or PEFT's folder of adapters, which names the model it belongs to.
+
+    Args of `open`: a folder, the name "playground" for the model that ships with the package, or the id of a hub
+    repository, which is looked up in the local cache and downloaded only if `allow_download`.
+    """
+
+    def __init__(self, path: Path, adapters: Path | None = None) -> None:
+        self.path, self.adapters = path, adapters
+
+    @classmethod
+    def open(cls, name: str | os.PathLike[str], *, allow_download: bool = False) -> SeeingFolder:
+        """Find a model's folder; raises `FolderError` naming what was looked for and the mend."""
+        path = _found(name, allow_download)
+        if not (path / ADAPTER_CONFIG).is_file():
+            return cls(_checked(path))
+        base = json.loads((path / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+        if not base:
+            raise FolderError(f"the adapters in {path} do not say whose they are: set base_model_name_or_path in them")
+        return cls(_checked(_found(base, allow_download)), path)
+
+    @property
+    def family(self) -> str:
+        """transformers' name for the kind of model: "llava", "qwen2_5_vl", …"""
+        return str(json.loads((self.path / "config.json").read_text())["model_type"])
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of every file that an answer depends on: weights, settings, tokenizer, template, adapters."""
+        found = hashlib.sha256()
+        for folder in filter(None, (self.path, self.adapters)):
+            for file in sorted(each for each in folder.iterdir() if each.suffix in READ):
+                found.update(file.name.encode() + b"\0")
+                with file.open("rb") as opened:
+                    found.update(hashlib.file_digest(opened, "sha256").digest())
+        return found.hexdigest()[:32]
+
+    def reader(self, *, max_length: int | None = None) -> Reader:
+        """What makes tokens and pixels of dialogues for this model."""
+        return Reader.open(self.path, max_length=max_length)
+
+    def network(self, dtype: torch.dtype = torch.float32, resolution: Resolution | None = None) -> Any:
+        """The network, loaded in the given dtype, without adapters."""
+        from transformers import AutoModelForImageTextToText
+
+        chosen = seeing_attention.NAMES[resolution.resolved] if resolution else "sdpa"
+        try:
+            return AutoModelForImageTextToText.from_pretrained(
+                self.path, dtype=dtype, attn_implementation=chosen, use_safetensors=True, local_files_only=True
+            )
+        except ValueError as error:
+            raise FolderError(f"{self.path} holds a {self.family}, which does not open so: {error}") from error
+
+    def model(
+        self,
+        *,
+        train: str = "lora",
+        reference: Reference = Reference.FROZEN,
+        rank: int = 16,
+        alpha: float | None = None,
+        targets: str | tuple[str, ...] = TARGETS,
+        vision: bool = False,
+        projector: bool = True,
+        dtype: str = "fp32",
+        attention: str = "auto",
+        strict_attention: bool = False,
+        checkpointing: bool = False,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> SeeingModel:
+        """The model ready to train ("lora", "full") or to be asked ("none"), its reference and its attention.
+
+        LoRA adapts the language model's linear layers (`targets`). Full training leaves the vision tower as it is
+        unless `vision`, and the projector unless `projector`. Adapters that the folder holds are trained on (`rank`,
+        `alpha` and `targets` are theirs), and their start is the reference; otherwise they are put into the weights.
+        """
+        if train not in TRAINED:
+            raise ValueError(f"train: {train!r} is not one of {', '.join(TRAINED)}")
+        if train == "full" and dtype != "fp32":
+            raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
+        resolution = seeing_attention.resolve(attention, torch.device(device), DTYPES[dtype], strict=strict_attention)
+        network = self.network(DTYPES[dtype], resolution).to(device)
+        if checkpointing:
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        weights: Lora | Full
+        if train == "lora":
+            weights = self._lora(network, reference, rank=rank, alpha=alpha, targets=targets, seed=seed)
+        else:
+            weights = self._full(network, reference, _trained(train, vision=vision, projector=projector))
+        settings = f"{dtype} {resolution.resolved}"
+        return SeeingModel(weights, resolution=resolution, identify=lambda: f"{self.digest} {settings}").to(device)
+
+    def _lora(self, network: Any, reference: Reference, **settings: Any) -> Lora:
+        follows = reference is Reference.EMA
+        if self.adapters is None:
+            return Lora(network, follows=follows, **settings)
+        found = json.loads((self.adapters / ADAPTER_CONFIG).read_text())
+        settings |= {"rank": found["r"], "alpha": found["lora_alpha"], "targets": found["target_modules"]}
+        weights = Lora(network, follows=True, **settings)
+        weights.load(read(self.adapters / ADAPTER_FILE), str(self.adapters))
+        return weights
+
+    def _full(self, network: Any, reference: Reference, parts: frozenset[str]) -> Full:
+        if self.adapters is not None:
+            self._lora(network, Reference.NONE, seed=0).merge()
+        held, follows = bool(parts) and reference is Reference.FROZEN, bool(parts) and reference is Reference.EMA
+        return Full(network, reference=held, follows=follows, trained=lambda name: part_of(name) in parts)
+
+
+def open_model(name: str | os.PathLike[str], *, allow_download: bool = False, **settings: Any) -> SeeingModel:
+    """The model of a folder; the settings are those of `SeeingFolder.model`."""
+    return SeeingFolder.open(name, allow_download=allow_download).model(**settings)
+
+
+def part_of(name: str) -> str:
+    """Which part a parameter belongs to: "projector", "vision" or "language"."""
+    if PROJECTOR.search(f".{name}"):
+        return "projector"
+    return "vision" if VISION.search(f".{name}") else "language"
+
+
+def _trained(train: str, *, vision: bool, projector: bool) -> frozenset[str]:
+    asked = {"language": True, "vision": vision, "projector": projector}
+    return frozenset(each for each, wanted in asked.items() if wanted and train == "full")
+
+
+def _found(name: str | os.PathLike[str], allow_download: bool) -> Path:
+    if str(name) == "playground":
+        from ..playground import seeing_folder
+
+        return Path(seeing_folder())
+    path = Path(name).expanduser()
+    if path.exists() or str(name).startswith((".", "/", "~")):
+        return path
+    return hub_folder(str(name), allow_download)
+
+
+def _checked(path: Path) -> Path:
+    if not (path / "config.json").is_file():
+        raise FolderError(f"no config.json in {path}: give the folder of a transformers image-text-to-text model")
+    return path

@@ -1,0 +1,43 @@
+"""Which attention a transformers model runs: asked, answered with the reason."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from .attention import AttentionError, Resolution
+
+NAMES = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}  # ours -> transformers'
+CHOICES = ("auto", *NAMES)
+
+
+def resolve(requested: str, device: torch.device, dtype: torch.dtype, *, strict: bool = False) -> Resolution:
+    """Choose before training starts. An explicit choice that cannot run is an error if `strict`."""
+    if requested == "xformers":
+        raise AttentionError("xformers has no part in transformers' models: set attention: auto, sdpa, flash or eager")
+    if requested not in CHOICES:
+        raise AttentionError(f"attention {requested!r} is not one of {', '.join(CHOICES)}")
+    why = refuse_flash(device, dtype)
+    refused = {"xformers": "transformers' models know no xformers", **({"flash": why} if why else {})}
+    if requested == "auto":
+        return Resolution(requested, "sdpa", "torch's own kernels", refused)
+    if requested not in refused:
+        return Resolution(requested, requested, "asked for", refused)
+    if strict:
+        raise AttentionError(
+            f"attention {requested!r} cannot run here: {why}. Set attention: auto, or strict_attention: false"
+        )
+    logging.getLogger(__name__).warning("attention %r cannot run here (%s): using sdpa", requested, why)
+    return Resolution(requested, "sdpa", f"{requested} refused: {why}", refused)
+
+
+def refuse_flash(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why FlashAttention 2 cannot serve, or None."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if device.type != "cuda":
+        return f"FlashAttention runs on a GPU, not on {device.type}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"FlashAttention needs fp16 or bf16, not {dtype}"
+    return None if is_flash_attn_2_available() else "the package flash-attn is not installed"
