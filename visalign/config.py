@@ -31,6 +31,9 @@ class Model:
     checkpointing: bool = False  # of activations: less memory, a third more time, the same gradients
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen weights; what is trained is always fp32
     allow_download: bool = False
+    vision: bool = False  # train: full reaches the vision tower of a language model too
+    projector: bool = True  # and what stands between tower and language model
+    cache_reference: bool = False  # a language model's reference is asked once, before training, and its answers kept
     network: Mapping[str, Any] = field(default_factory=dict)  # of a reward model: {name: open_clip, image_blocks: 20}
 
 
@@ -47,6 +50,8 @@ class Data:
     cache: Path | None = None  # of latents and text states; None: beside the records
     liked: float | None = between(None, 0.0, 1.0, open_low=True)  # weight of liked pictures among labelled ones, in all
     users: Path | None = None  # safetensors with each user's embedding (tokens, width), for personalised methods
+    max_length: int | None = between(None, 1)  # tokens of question, pictures and answer; what is longer loses its end
+    relevance: str | Mapping[str, Any] | None = None  # a scorer that says which words of a question the picture shows
     temperature: float = between(0.0, 0.0)  # from utility differences to probabilities; 0: the higher one is better
 
 

@@ -46,6 +46,11 @@ class Ranks:
         wrapped: nn.Module = self.accelerator.prepare(module)
         return wrapped
 
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """What a wrapped module computes under: for what is asked outside it."""
+        made: contextlib.AbstractContextManager[Any] = self.accelerator.autocast()
+        return made
+
     def accumulating(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
         """No exchange of gradients but at the last micro-batch of a step."""
         quiet: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(module)

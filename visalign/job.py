@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from . import engine, registry
+from . import engine, needs, registry
+from . import plan as costs
 from .batches import Prompts
 from .config import ConfigError, Run
 from .contract import Method, View
@@ -21,6 +22,7 @@ from .data.encode import Encoded
 from .data.quarantine import Bad
 from .distributed import Ranks
 from .engine import Summary
+from .jobs import Plan
 from .models import publish
 from .models.attention import Resolution
 from .models.folder import DTYPES, Folder
@@ -90,7 +92,7 @@ def train(run: Run, screen: Screen, *, resume: bool = True, start: Mapping[str, 
     if (best := watch.put_best()) is not None:
         screen.say(f"kept the weights of step {best}, whose validation pictures scored best")
     if ranks.main:
-        publish.publish(parts.model, parts.folder, weights, facts(run, parts, summary))
+        publish.publish(parts.model, parts.folder, weights, facts(run, len(parts.view), summary))
     ranks.wait()
     left_out = dict(getattr(parts.view, "left_out", {}))
     return Outcome(run, summary, weights, parts.encoded.quarantine, left_out, parts.model.attention)
@@ -107,11 +109,17 @@ def begin(model: UNetDenoiser, start: Mapping[str, Tensor]) -> None:
         weights[name].copy_(value)
 
 
+def plan(run: Run) -> Plan:
+    """What the run would cost; no weight is loaded."""
+    return costs.of(run)
+
+
 def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     """Method, model folder, encoded records, view and denoiser of a run."""
     method: Method = registry.build("method", run.method)
     folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
     records, root = read_records(run)
+    needs.check(run.method["name"], method, records)
     with screen.stage(f"load the encoders of {run.model.folder}"):
         encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device)
     texts_only = method.batch_type is Prompts
@@ -159,17 +167,22 @@ def denoiser(
     return model
 
 
-def read_records(run: Run) -> tuple[list[Preference], Path]:
-    """The run's records, and the folder that their items are relative to."""
+def read_records(
+    run: Run, *, shipped: str = "records.parquet", bad: list[Bad] | None = None
+) -> tuple[list[Preference], Path]:
+    """The run's records, and the folder that their items are relative to; rows that make none are added to `bad`.
+
+    The playground's are its votes in the file `shipped`.
+    """
     if not run.data.path:
         raise ConfigError("data.path is not given: name a file or folder of records, as in data.path=votes.parquet")
-    path = votes() if run.data.path == "playground" else Path(run.data.path).expanduser()
-    return sources.open_source(path, run.data.format), sources.root(path)
+    path = votes(shipped) if run.data.path == "playground" else Path(run.data.path).expanduser()
+    return sources.open_source(path, run.data.format, bad=bad, max_bad=run.data.max_bad), sources.root(path)
 
 
-def votes() -> Path:
-    """The simulated votes that ship with the playground."""
-    return Path(str(resources.files("visalign.playground") / "votes" / "records.parquet"))
+def votes(file: str = "records.parquet") -> Path:
+    """Simulated votes that ship with the playground: on pictures, or of seeing.parquet on answers."""
+    return Path(str(resources.files("visalign.playground") / "votes" / file))
 
 
 def encoded_once(
@@ -202,13 +215,13 @@ def encoded_once(
     return found or fill()
 
 
-def facts(run: Run, parts: Parts, summary: Summary) -> dict[str, Any]:
-    """What the model card says of the run."""
+def facts(run: Run, records: int, summary: Summary) -> dict[str, Any]:
+    """What the model card says of a run on so many records."""
     return {
         "name": run.name,
         "base": run.model.folder,
         "method": ", ".join(f"{name}: {value}" for name, value in run.method.items()),
-        "records": len(parts.view),
+        "records": records,
         "optimizer steps": f"{summary.steps} of {run.batch} records",
         "learning rate": run.optimizer.lr,
         "seed": run.seed,

@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from . import config, engine, registry
+from . import engine, registry
 from .batches import Comparisons
 from .config import ConfigError, Run
 from .contract import Method
 from .data.comparisons import ComparisonsView, Reading, compared
 from .data.quarantine import Bad
 from .distributed import Ranks
-from .engine import Moment, Summary
-from .job import Screen, note, read_records
+from .engine import Summary
+from .job import Screen, read_records
+from .jobs import Plan
+from .watch import Noted
+
+KINDS = (Comparisons,)
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,8 @@ class Rewarded:
     attention: None = None  # which kernel ran is not chosen here
 
 
-def concerns(run: Run) -> bool:
-    """Whether the run's method trains a reward model."""
-    kind: type = registry.load("method", str(run.method["name"])).batch_type
-    return kind is Comparisons
-
-
-def plan(run: Run) -> list[list[str]]:
-    """What the run would learn from, as rows of a table; no picture is opened and no weight loaded."""
+def plan(run: Run) -> Plan:
+    """What the run would learn from; no picture is opened and no weight loaded."""
     registry.build("method", run.method)
     records, _ = read_records(run)
     found = [compared(each, ties=run.data.ties, temperature=run.data.temperature) for each in records]
@@ -50,13 +48,14 @@ def plan(run: Run) -> list[list[str]]:
     kept = [each for each in found if not isinstance(each, str)]
     pairs = sum(int((~np.isnan(each)).sum()) // 2 for each in kept)
     passes = sum(len(each) for each in kept) / max(len(kept), 1)
-    return [
+    rows = [
         ["records", f"{len(kept)}, of {len({each.prompt for each in records})} prompts"],
         ["compared pairs", f"{pairs}, {pairs / max(len(kept), 1):.3g} a record"],
         ["left out", ", ".join(f"{count} {why}" for why, count in left_out.items()) or "none"],
         ["one step", f"{passes * run.batch:.4g} pictures forward and back: {run.batch} records of {passes:.3g}"],
         ["the run", f"{run.steps} steps, {run.steps * run.batch / max(len(kept), 1):.3g} times over the records"],
     ]
+    return Plan("What it learns from", rows)
 
 
 def train(run: Run, screen: Screen, *, resume: bool = True) -> Rewarded:
@@ -70,14 +69,7 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Rewarded:
         model = network(run).to(ranks.device)
     view = opened(run, model, screen)
     with screen.stage(f"train {run.name}: {run.method['name']}, {len(view)} records", total=run.steps) as stage:
-
-        def watch(moment: Moment) -> None:
-            stage(moment.step, note(moment.row))
-            settings = run.out / "run.yaml"
-            if moment.main and not settings.is_file():  # only now: the engine has accepted this run for this folder
-                settings.write_text(config.to_yaml(run), encoding="utf-8")
-
-        summary = engine.train(run, method, model, view, on_step=watch, resume=resume)
+        summary = engine.train(run, method, model, view, on_step=Noted(run, stage), resume=resume)
     weights = run.out / "weights"
     if ranks.main:
         publish(model, weights)

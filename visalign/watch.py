@@ -25,20 +25,31 @@ if TYPE_CHECKING:
     from .job import Parts, Progress
 
 
+class Noted:
+    """After each step: how it goes; and once the engine has accepted a run for its folder, its settings in run.yaml."""
+
+    def __init__(self, run: Run, stage: Progress) -> None:
+        self.run, self.stage, self.written = run, stage, False
+
+    def __call__(self, moment: Moment) -> None:
+        """Note the step."""
+        self.stage(moment.step, note(moment.row))
+        if moment.main and not self.written:
+            (self.run.out / "run.yaml").write_text(config.to_yaml(self.run), encoding="utf-8")
+            self.written = True
+
+
 class Watch:
     """After each step: how it goes, and every now and then pictures of the same prompts from the same seeds."""
 
     def __init__(self, run: Run, parts: Parts, stage: Progress, ranks: Ranks) -> None:
-        self.run, self.parts, self.stage, self.ranks = run, parts, stage, ranks
-        self.noted = False
+        self.run, self.parts, self.ranks = run, parts, ranks
+        self.noted = Noted(run, stage)
         self.selection, self.scorer = Selection(run.out / "validation"), judge(run.validation)
 
     def __call__(self, moment: Moment) -> str:
         """Note the step; draw when it is time. Why to stop, the same on every process; "" to go on."""
-        self.stage(moment.step, note(moment.row))
-        if moment.main and not self.noted:  # only now: the engine has accepted these settings for this folder
-            (self.run.out / "run.yaml").write_text(config.to_yaml(self.run), encoding="utf-8")
-            self.noted = True
+        self.noted(moment)
         every = self.run.validation.every
         if not (self.run.validation.prompts and every and moment.step % every == 0):
             return ""

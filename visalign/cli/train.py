@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from . import words
 
 if TYPE_CHECKING:
-    from ..job import Outcome
-    from ..reward_job import Rewarded
+    from ..config import Run
+    from ..jobs import Job, Outcome
     from .screen import Screen
 
 EXAMPLE = "visalign train playground_dpo optimizer.lr=2e-5 method.beta=2000 out=runs/mine"
@@ -26,24 +26,29 @@ def add(commands: words.Commands) -> None:
 
 def run(given: Any) -> int:
     """Train, or say what training would cost."""
-    from .. import config
-
-    settings = config.load(given.recipe, [*given.changes, *given.rest])
-    if given.dry_run:
-        from . import plan
-
-        return plan.show(settings)
-    from .. import job, reward_job
+    from .. import config, jobs
     from .screen import Screen
 
-    screen = Screen(silent=not words.first_process())
-    train = reward_job.train if reward_job.concerns(settings) else job.train
-    outcome: Outcome | Rewarded = train(settings, screen, resume=not given.no_resume)
+    settings = config.load(given.recipe, [*given.changes, *given.rest])
+    job, screen = jobs.of(settings), Screen(silent=not words.first_process())
+    if given.dry_run:
+        return show(job, settings, screen)
+    outcome = job.train(settings, screen, resume=not given.no_resume)
     summarize(outcome, screen)
     return 130 if outcome.summary.stopped == "signal" else 0
 
 
-def summarize(outcome: Outcome | Rewarded, screen: Screen) -> None:
+def show(job: Job, settings: Run, screen: Screen) -> int:
+    """Print the run as YAML, and what it would do and cost."""
+    from .. import config
+
+    plan = job.plan(settings)
+    screen.say(config.to_yaml(settings))
+    screen.table(plan.title, ["", ""], plan.rows, plan.note)
+    return 0
+
+
+def summarize(outcome: Outcome, screen: Screen) -> None:
     """How it ended, what each metric should look like, and where everything is."""
     from ..metrics import HEALTHY
 

@@ -23,6 +23,13 @@ class Pair:
     lose: int
     confidence: float  # P(win is really better), 1/2 for a tie
 
+    @property
+    def scores(self) -> tuple[float, float]:
+        """A scorer's values of the two items; NaN where the record holds votes or probabilities instead."""
+        values = self.record.utilities
+        said = self.record.scale == "utility"
+        return (float(values[self.win]), float(values[self.lose])) if said else (float("nan"), float("nan"))
+
 
 def paired(record: Preference, temperature: float = 0.0) -> Pair | str:
     """The best and the worst item of a record, or why there are none: "both bad" or "not judged".

@@ -86,16 +86,9 @@ class PairsView:
             draw=draw,
             confidence=torch.tensor([pair.confidence for pair in pairs], dtype=torch.float32),
             weight=torch.ones(len(pairs)),
-            scores=torch.tensor([_scores(pair) for pair in pairs], dtype=torch.float64),
+            scores=torch.tensor([pair.scores for pair in pairs], dtype=torch.float64),
             empty=joined(win.empty, lose.empty),
         )
-
-
-def _scores(pair: Pair) -> tuple[float, float]:
-    """A scorer's values of the two items; NaN where the record holds votes or probabilities instead."""
-    values = pair.record.utilities
-    said = pair.record.scale == "utility"
-    return (float(values[pair.win]), float(values[pair.lose])) if said else (float("nan"), float("nan"))
 
 
 class AnchoredView(PairsView):

@@ -1,4 +1,4 @@
-"""What `visalign train --dry-run` tells: the filled run, and its cost, without a weight being loaded."""
+"""What training a denoiser costs, for `visalign train --dry-run`: no weight is loaded."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import config, registry, reward_job
-from ..config import ConfigError, Run
-from ..models import architectures, attention, cost
-from ..models.folder import DTYPES, Folder, FolderError
-from ..models.users import Shape
-from ..records import DataError
+from . import registry
+from .config import ConfigError, Run
+from .jobs import Plan
+from .models import architectures, attention, cost
+from .models.folder import DTYPES, Folder, FolderError
+from .models.users import Shape
+from .records import DataError
 
 if TYPE_CHECKING:
-    from ..contract import Method
+    from .contract import Method
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,14 @@ class Base:
     said: str  # where the facts are from
 
 
-def show(run: Run) -> int:
-    """Print the run as YAML and its cost as a table."""
-    from .screen import Screen
-
-    screen = Screen()
-    if reward_job.concerns(run):
-        screen.say(config.to_yaml(run))
-        screen.table("What it learns from", ["", ""], reward_job.plan(run))
-        return 0
+def of(run: Run) -> Plan:
+    """The cost of a run that trains a denoiser."""
     method: Method = registry.build("method", run.method)
     base = known(run)
     shape = shaped(run, method, base)
     told = cost.estimate(shape)
-    screen.say(config.to_yaml(run))
     rows = [*of_step(run, told), *of_data(run, shape, base), *of_attention(run, shape)]
-    screen.table("What it costs", ["", ""], rows, f"{base.said} No weight was loaded.")
-    return 0
+    return Plan("What it costs", rows, f"{base.said} No weight was loaded.")
 
 
 def known(run: Run) -> Base:
@@ -87,7 +79,7 @@ def user_shape(run: Run) -> Shape | None:
         return None
     if run.data.users is None or not run.data.users.is_file():
         return Shape(tokens=29, width=3584)
-    from ..data import sources
+    from .data import sources
 
     return Shape.of(next(iter(sources.users(run.data.users).values())))
 
@@ -116,7 +108,7 @@ def of_step(run: Run, told: cost.Cost) -> list[list[str]]:
 
 def of_data(run: Run, shape: cost.Shape, base: Base) -> list[list[str]]:
     """How many records, and how large their cache will be."""
-    from ..data import sources
+    from .data import sources
 
     channels = int(base.unet.get("in_channels", 4))
     picture = 2 * 4 * channels * shape.size**2 + 32  # mean and deviation in float32, and the frame

@@ -1,0 +1,162 @@
+"""From preferred answers to an aligned model that sees: what `visalign train` does where the method trains one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import dialogue_plan, engine, registry
+from .batches import AnswerPairs, Answers
+from .config import ConfigError, Run
+from .contract import Method, Recalling, Reference
+from .data import dialogues, recalled
+from .data.dialogues import RecordsView
+from .data.quarantine import Bad
+from .data.recalled import Recalled, Remembered
+from .distributed import Ranks
+from .engine import Summary
+from .job import Screen, facts, read_records
+from .jobs import Plan
+from .models.attention import Resolution
+from .models.mllm import SeeingModel
+from .models.seeing import SeeingFolder
+from .schedule import Order
+from .watch import Noted
+
+KINDS = (AnswerPairs, Answers)
+SHIPPED = "seeing.parquet"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run left behind."""
+
+    run: Run
+    summary: Summary
+    weights: Path
+    quarantine: tuple[Bad, ...]
+    left_out: dict[str, int]  # records that no batch is made of, by reason
+    attention: Resolution | None
+
+
+def train(run: Run, screen: Screen, *, resume: bool = True) -> Told:
+    """Do the whole of a run. Every error that is the user's is raised before the first step.
+
+    Writes to `run.out`: run.yaml, metrics.jsonl, checkpoints/ and weights/.
+    """
+    ranks = Ranks(run.precision)
+    method: Method = registry.build("method", run.method)
+    reference = held_reference(run, method)
+    folder = SeeingFolder.open(run.model.folder, allow_download=run.model.allow_download)
+    view = opened(run, method, folder, screen)
+    with screen.stage(f"load {run.model.folder}"):
+        model = network(run, folder, reference, ranks)
+    seen: Any = remembered(run, view, model, reference, ranks, screen) if run.model.cache_reference else view
+    with screen.stage(f"train {run.name}: {run.method['name']}, {len(view)} records", total=run.steps) as stage:
+        summary = engine.train(run, method, model, seen, on_step=Noted(run, stage), resume=resume)
+    weights = run.out / "weights"
+    if ranks.main:
+        folder.publish(model, weights, facts(run, len(view), summary))
+    ranks.wait()
+    return Told(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention)
+
+
+def plan(run: Run) -> Plan:
+    """What the run would learn from and cost; no weight is loaded."""
+    method: Method = registry.build("method", run.method)
+    return dialogue_plan.of(run, method, held_reference(run, method), SHIPPED)
+
+
+def held_reference(run: Run, method: Method) -> Reference:
+    """Which reference must be held; ConfigError for a cache that the method cannot use, or what draws pictures.
+
+    A method that asks the reference of nothing but the records' own answers can do without a second copy of the
+    weights: before the first step the policy itself answers as the reference.
+    """
+    name = run.method["name"]
+    if run.validation.prompts:
+        raise ConfigError(f"validation.prompts are drawn, and {name} trains a model that answers: leave them out")
+    if not run.model.cache_reference:
+        return method.reference
+    if not isinstance(method, Recalling):
+        why = "has none" if method.reference is Reference.NONE else "asks it about more than the records' own answers"
+        raise ConfigError(f"model.cache_reference: of the reference {name} {why}; set it to false")
+    if method.reference is Reference.EMA:
+        raise ConfigError(f"model.cache_reference: the reference of {name} follows what is trained; set it to false")
+    alone = method.recalls == "all" and run.model.train == "full"
+    return Reference.NONE if alone else method.reference
+
+
+def opened(run: Run, method: Method, folder: SeeingFolder, screen: Screen) -> RecordsView:
+    """The run's records as the model reads them."""
+    bad: list[Bad] = []
+    records, root = read_records(run, shipped=SHIPPED, bad=bad)
+    how = run.data
+    with screen.stage("read questions and answers") as stage:
+        view = dialogues.VIEWS[method.batch_type](
+            records,
+            root,
+            folder.reader(max_length=how.max_length),
+            dialogues.Settings(how.ties, how.temperature, how.max_bad),
+            bad=bad,
+            listed=cache_of(run, root) / "quarantine.jsonl",
+            progress=lambda what, done, total: stage(done, what, total=total),
+        )
+    if view.cut:
+        screen.warn(f"{view.cut} answers are longer than data.max_length={how.max_length} and lose their end")
+    return view
+
+
+def cache_of(run: Run, root: Path) -> Path:
+    """Where what can be used again is kept."""
+    return run.data.cache or root / "visalign-cache"
+
+
+def network(run: Run, folder: SeeingFolder, reference: Reference, ranks: Ranks) -> SeeingModel:
+    """The folder's model as the run wants it trained."""
+    how = run.model
+    if how.train == "user":
+        raise ConfigError("model.train: user is for models that draw; set lora or full")
+    model = folder.model(
+        train=how.train,
+        reference=reference,
+        rank=how.rank,
+        alpha=how.alpha,
+        vision=how.vision,
+        projector=how.projector,
+        dtype=how.dtype,
+        attention=how.attention,
+        strict_attention=how.strict_attention,
+        checkpointing=how.checkpointing,
+        device=ranks.device,
+        seed=run.seed,
+    )
+    if run.compile:
+        model.compile_networks()
+    return model
+
+
+def remembered(
+    run: Run, view: RecordsView, model: SeeingModel, reference: Reference, ranks: Ranks, screen: Screen
+) -> Recalled:
+    """The view with what the reference says of every record; each process asks for its part of what is missing.
+
+    The answers that share a forward are those of the first epoch's micro-batches.
+    """
+    if not isinstance(view, dialogues.PairsOfAnswersView):
+        raise ConfigError("model.cache_reference is for pairs of answers; set it to false")
+    memory = Remembered(recalled.folder_of(
+        cache_of(run, view.root), model=model.fingerprint, precision=run.precision, device=ranks.device.type,
+        max_length=str(run.data.max_length),
+    ))  # fmt: skip
+    order = Order(run.seed, len(view), run.batch, run.micro_batch, ranks.count)
+    starts = range(ranks.index * run.micro_batch, len(view), ranks.count * run.micro_batch)
+    ask = model.policy if reference is Reference.NONE else model.reference
+    with screen.stage("ask the reference", total=len(starts)) as stage, ranks.autocast():
+        batches = (order.slice(start).indices for start in starts)
+        asked = recalled.recall(view, batches, ask, memory, device=ranks.device, progress=stage)
+    ranks.wait()
+    memory.reload()
+    screen.say(f"the reference was asked about {asked} of {len(view)} records; the others it had answered before")
+    return Recalled(view, memory)
