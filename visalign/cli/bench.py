@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 BATCH = 128  # pictures read at a time
+PICTURES = ("hpd_v2", "image_reward", "pick_a_pic", "genai_bench", "records", "hps_v2")
+ANSWERS = ("chair", "pope", "amber", "objhal", "mmhal")  # benchmarks of answers: `hallucination`
 
 
 def options(made: Any) -> None:
     """What --bench needs."""
     made.add_argument("--bench", metavar="NAME", help="instead of models: hpd_v2, image_reward, pick_a_pic, "
-                      "genai_bench, hps_v2 (a model's pictures), records (yours)")  # fmt: skip
+                      "genai_bench, hps_v2 (a model's pictures), records (yours); of answers: chair, pope, amber, "
+                      "objhal, mmhal")  # fmt: skip
     made.add_argument("--data", metavar="PATH", help="the benchmark's own file; for hps_v2 the folder of pictures")
     made.add_argument("--bench-prompts", metavar="DIR", help="hps_v2: the folder of its prompt lists ({style}.json)")
 
@@ -32,10 +35,15 @@ def run(given: Any) -> int:
     from pathlib import Path
 
     from .. import registry
+    from ..config import suggestion
     from .screen import Screen
 
+    if given.bench not in PICTURES:
+        raise words.UsageError(f"no benchmark is named {given.bench!r}{suggestion(given.bench, PICTURES + ANSWERS)}")
     if not given.data:
         raise words.UsageError(f"--bench {given.bench} needs --data PATH, the benchmark's own file")
+    if not given.judge:
+        raise words.UsageError(f"--bench {given.bench} needs --judge NAME, a scorer: visalign list scorer")
     screen, path = Screen(), Path(given.data).expanduser()
     scorers = [registry.build("scorer", name) for name in given.judge]
     if given.bench == "hps_v2":
@@ -47,7 +55,6 @@ def run(given: Any) -> int:
 
 def read(name: str, path: Path) -> tuple[list[Preference], Path]:
     """The records of a benchmark, and the folder that its pictures are relative to."""
-    from ..config import suggestion
     from ..data import benches, sources
 
     readers = {
@@ -57,8 +64,6 @@ def read(name: str, path: Path) -> tuple[list[Preference], Path]:
         "genai_bench": benches.genai_bench,
         "records": sources.open_source,
     }
-    if name not in readers:
-        raise words.UsageError(f"no benchmark is named {name!r}{suggestion(name, [*readers, 'hps_v2'])}")
     return readers[name](path), sources.root(path)
 
 

@@ -1,11 +1,11 @@
-"""visalign evaluate: models on the same prompts and seeds, judged, with a report; or scorers on a benchmark."""
+"""visalign evaluate: models on the same prompts and seeds, judged, with a report; or a benchmark."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from . import bench, words
+from . import bench, hallucination, words
 from .generate import drawing_options, settings
 
 EXAMPLE = "visalign evaluate playground runs/demo/dpo --prompts playground:heldout:200 --judge rules"
@@ -16,11 +16,12 @@ def add(commands: words.Commands) -> None:
     made = words.command(commands, "evaluate", "compare models on the same prompts and seeds", EXAMPLE, run)
     made.add_argument("models", nargs="*", metavar="MODEL", help="two or more, the base of comparison first")
     made.add_argument("--prompts", metavar="FILE|TEXT", help="a file, one prompt, playground:heldout:200")
-    made.add_argument("--judge", required=True, action="append", metavar="NAME", help="a scorer; may be repeated")
+    made.add_argument("--judge", action="append", metavar="NAME", help="a scorer; may be repeated")
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures a prompt (1)")
     made.add_argument("--first-seed", type=int, default=0, metavar="S", help="start at this seed (0)")
     made.add_argument("--out", default="runs/evaluation", metavar="DIR", help="where to (runs/evaluation)")
     bench.options(made)
+    hallucination.options(made)
     drawing_options(made)
 
 
@@ -39,8 +40,12 @@ def run(given: Any) -> int:
     from ..evaluation import comparison
     from .screen import Screen
 
+    if given.bench in hallucination.BENCHES:
+        return hallucination.run(given)
     if given.bench:
         return bench.run(given)
+    if not given.judge:
+        raise words.UsageError("evaluate needs --judge NAME, a scorer: visalign list scorer")
     if not given.prompts:
         raise words.UsageError("evaluate needs --prompts for its models, or --bench NAME for its judges")
     if len(set(given.models)) < max(2, len(given.models)):

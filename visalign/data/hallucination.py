@@ -69,6 +69,12 @@ def questions(path: Path) -> list[pope.Question]:
     return _once(made, path)
 
 
+def write_questions(questions: Iterable[pope.Question], path: Path) -> None:
+    """POPE's questions as `questions` reads them, in place of what was there."""
+    rows = ({"question_id": int(one.id), "image": one.image, "text": one.text, "label": one.label} for one in questions)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Amber:
     """AMBER's annotations."""

@@ -17,8 +17,10 @@ Nouns = Callable[[str], list[str]]
 Similarity = Callable[[str, str], float]
 LIKE = 0.8  # of en_core_web_lg's vectors, above which two words are one thing
 NOTHING = 0.001  # what the public code's counters begin with
-HALLUCINATION = "discriminative-hallucination"  # what the files call the dimension of existence
-ATTRIBUTES = {name: f"discriminative-attribute-{name}" for name in ("state", "number", "action")}
+DIMENSIONS = ("existence", "attribute", "relation")
+EXISTENCE, ATTRIBUTE = "discriminative-hallucination", "discriminative-attribute"  # as the files call them
+ATTRIBUTES = ("state", "number", "action")
+PARTS = ("all", "existence", "attribute", *ATTRIBUTES, "relation")
 
 
 @dataclass(frozen=True)
@@ -172,16 +174,16 @@ def answered(answers: Sequence[str], asked: Sequence[Asked]) -> dict[str, Answer
     denominator, existence 1e-3.
     """
     rows = [(each.kind, answer, each.truth) for answer, each in zip(answers, asked, strict=True)]
-    known = {HALLUCINATION, *ATTRIBUTES.values()}
-    kinds: dict[str, Callable[[str], bool]] = {
-        "all": lambda kind: True,
-        "existence": lambda kind: kind == HALLUCINATION,
-        "attribute": lambda kind: kind in ATTRIBUTES.values(),
-        **{name: lambda kind, full=full: kind == full for name, full in ATTRIBUTES.items()},  # type: ignore[misc]
-        "relation": lambda kind: kind not in known,
-    }
-    parts = {name: [(answer, truth) for kind, answer, truth in rows if of(kind)] for name, of in kinds.items()}
+    parts: dict[str, list[tuple[str, str]]] = {name: [] for name in PARTS}
+    for kind, answer, truth in rows:
+        for name in ("all", dimension(kind), *(part for part in ATTRIBUTES if kind == f"{ATTRIBUTE}-{part}")):
+            parts[name].append((answer, truth))
     return {name: _answered(part, 1e-3 if name == "existence" else 1e-4) for name, part in parts.items() if part}
+
+
+def dimension(kind: str) -> str:
+    """Existence, attribute or relation, of what the files call a question; whatever is neither is a relation."""
+    return "existence" if kind == EXISTENCE else "attribute" if kind.startswith(ATTRIBUTE) else "relation"
 
 
 def _answered(rows: Sequence[tuple[str, str]], little: float) -> Answered:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from ..records import DataError
 from .objects import Objects
 from .shares import Share
 
@@ -51,12 +52,12 @@ def there(
 ) -> dict[str, frozenset[str]]:
     """Picture -> what is there: the classes of its annotated instances and those that its reference captions name.
 
-    `present` has names of categories. Raises ValueError for one that the table of synonyms does not know.
+    `present` has names of categories. Raises DataError for one that the table of synonyms does not know.
     """
     known = objects.classes
     strange = {name for names in present.values() for name in names if name not in known}
     if strange:
-        raise ValueError(f"the table of synonyms has no line for the category {min(strange)!r}")
+        raise DataError(f"the table of synonyms has no line for the category {min(strange)!r}")
     said = {key: {each for text in texts for each in objects.mentioned(text)} for key, texts in references.items()}
     keys = [*present, *(key for key in references if key not in present)]
     return {key: frozenset({known[name] for name in present.get(key, ())} | said.get(key, set())) for key in keys}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..records import DataError
 from .asking import Asker, Reply, filled
 from .objects import Variant
 from .statistics import Interval, mean, win_rate
@@ -100,7 +101,7 @@ def mmhal(items: Sequence[Item], replies: Sequence[Reply], *, judge: str, varian
         if rating is None
     )
     if not known:
-        raise ValueError(f"none of {len(ratings)} answers has a rating: {reasons[0] if reasons else 'no answers'}")
+        raise DataError(f"none of {len(ratings)} answers has a rating: {reasons[0] if reasons else 'no answers'}")
     values, places = [float(each) for _, each in known], [place for place, _ in known]
     kinds = {item.kind: [rating for place, rating in known if items[place].kind == item.kind] for item in items}
     return MMHal(

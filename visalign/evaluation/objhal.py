@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
+from ..records import DataError
 from .asking import Asker, Reply, filled
 from .chair import Chair, chair
 from .objects import Objects
@@ -100,7 +101,7 @@ def objhal(
 ) -> ObjHal:
     """The numbers of n answers, by what an extractor replied, or by the words of the answers where it is None.
 
-    `names` is what an object's name stands for, `head` by default. Raises ValueError if nothing could be extracted.
+    `names` is what an object's name stands for, `head` by default. Raises DataError if nothing could be extracted.
     """
     told = names or head(objects)
     lists = [None if each.failure else listed(each.text) for each in replies or ()]
@@ -111,7 +112,7 @@ def objhal(
     )
     rows = [(each, there, answer) for each, there, answer in zip(said, truth, answers, strict=True) if each is not None]
     if not rows:
-        raise ValueError(f"of {len(said)} answers none could be read: {_reasons(lists, replies or ())[:1]}")
+        raise DataError(f"of {len(said)} answers none could be read: {_reasons(lists, replies or ())[:1]}")
     mentioned = [[objects.classes[word] for word in dict.fromkeys(each)] for each, _, _ in rows]
     found = chair(mentioned, [there for _, there, _ in rows])
     return ObjHal(

@@ -12,6 +12,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 
+from ..records import DataError
 from .shares import Share
 
 Said = Literal["yes", "no"]
@@ -103,13 +104,13 @@ def build(scenes: Sequence[Scene], strategy: Strategy, seed: int, *, count: int 
     A picture's first objects are asked about, each followed by one that is not there: uniform over all objects
     (random), the most frequent one (popular), or the one that is most often beside it (adversarial); none twice in a
     picture. The pictures are the same for all strategies of a seed. The public code asks about vowels "in the imange"
-    (its published files do not). Raises ValueError where pictures or objects are too few.
+    (its published files do not). Raises DataError where pictures or objects are too few.
     """
     if strategy not in get_args(Strategy):
         raise ValueError(f"strategy is one of {', '.join(get_args(Strategy))}, got {strategy!r}")
     rich = [scene for scene in scenes if len(scene.objects) >= each]
     if len(rich) < count:
-        raise ValueError(f"{len(rich)} of {len(scenes)} pictures have {each} objects or more, and {count} are wanted")
+        raise DataError(f"{len(rich)} of {len(scenes)} pictures have {each} objects or more, and {count} are wanted")
     taken = [rich[place] for place in np.random.default_rng(seed).choice(len(rich), count, replace=False)]
     absent = _Absent.of(taken, strategy, np.random.default_rng([seed, 1]))
     made: list[tuple[str, str, Said]] = []
@@ -155,5 +156,5 @@ class _Absent:
         found = next((other for other in self.preferred.get(name, ()) if other not in used), None)
         free = [other for other in self.names if other not in used] if found is None else []
         if found is None and not free:
-            raise ValueError(f"no object is left that is not in {image!r}: there are {len(self.names)} in all")
+            raise DataError(f"no object is left that is not in {image!r}: there are {len(self.names)} in all")
         return found or free[int(self.rng.integers(len(free)))]
