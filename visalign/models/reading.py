@@ -22,7 +22,8 @@ from .wording import Unreadable, Wording
 
 __all__ = ["Asked", "Read", "Reader", "Unreadable"]
 
-ANSWERED = {"PaliGemmaProcessor": {"token_type_ids": 1}}  # the kind of an answer's tokens, where it is not 0
+PALIGEMMA = "PaliGemmaProcessor"  # writes the line break behind a question itself, and tells answers from questions
+ANSWERED = {PALIGEMMA: {"token_type_ids": 1}}  # the kind of an answer's tokens, where it is not 0
 OWN = ("input_ids", "attention_mask", "labels")  # what processors make and we make ourselves
 
 
@@ -59,6 +60,7 @@ class Reader:
 
     def __init__(self, processor: Any, *, ends: Sequence[int] = (), max_length: int | None = None) -> None:
         self.processor, self.tokenizer, self.max_length = processor, processor.tokenizer, max_length
+        self.kind = type(processor).__name__
         self.wording = Wording(processor, frozenset(ends) | {self.tokenizer.eos_token_id})
         self.marks = frozenset(self.tokenizer.all_special_tokens) | set(processor.all_special_multimodal_tokens)
 
@@ -95,7 +97,7 @@ class Reader:
         if room <= 0:
             raise Unreadable(f"the question alone has {taken} tokens, and max_length is {self.max_length}")
         kept = torch.tensor(said[:room])
-        given = ANSWERED.get(type(self.processor).__name__, {})
+        given = ANSWERED.get(self.kind, {})
         kinds = {
             name: torch.cat([each, torch.full_like(kept, given.get(name, 0))]) for name, each in asked.kinds.items()
         }
@@ -149,7 +151,7 @@ class Reader:
         begun = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
         try:
             made = self.processor(
-                text=[text],
+                text=[text.removesuffix("\n") if self.kind == PALIGEMMA else text],
                 images=[list(pictures)] if pictures else None,
                 return_tensors="pt",
                 **({"add_special_tokens": False} if begun else {}),

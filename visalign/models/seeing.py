@@ -14,7 +14,6 @@ import torch
 
 from ..contract import Reference
 from . import seeing_attention
-from .attention import Resolution
 from .folder import DTYPES, FolderError, hub_folder
 from .mllm import SeeingModel
 from .reading import Reader
@@ -70,16 +69,15 @@ class SeeingFolder:
         """What makes tokens and pixels of dialogues for this model."""
         return Reader.open(self.path, max_length=max_length)
 
-    def network(self, dtype: torch.dtype = torch.float32, resolution: Resolution | None = None) -> Any:
-        """The network, loaded in the given dtype, without adapters."""
+    def network(self, dtype: torch.dtype = torch.float32, attention: str | None = None) -> Any:
+        """The network, loaded in the given dtype with transformers' name of an attention, without adapters."""
         from transformers import AutoModelForImageTextToText
 
-        chosen = seeing_attention.NAMES[resolution.resolved] if resolution else "sdpa"
         try:
             return AutoModelForImageTextToText.from_pretrained(
-                self.path, dtype=dtype, attn_implementation=chosen, use_safetensors=True, local_files_only=True
+                self.path, dtype=dtype, attn_implementation=attention, use_safetensors=True, local_files_only=True
             )
-        except ValueError as error:
+        except ValueError as error:  # another kind of model, or an attention that it does not know
             raise FolderError(f"{self.path} holds a {self.family}, which does not open so: {error}") from error
 
     def model(
@@ -110,7 +108,8 @@ class SeeingFolder:
         if train == "full" and dtype != "fp32":
             raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
         resolution = seeing_attention.resolve(attention, torch.device(device), DTYPES[dtype], strict=strict_attention)
-        network = self.network(DTYPES[dtype], resolution).to(device)
+        network = self.network(DTYPES[dtype], seeing_attention.asked(resolution)).to(device)
+        resolution = seeing_attention.taken(network, resolution)
         if checkpointing:
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         weights: Lora | Full

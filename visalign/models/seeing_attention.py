@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -21,7 +23,7 @@ def resolve(requested: str, device: torch.device, dtype: torch.dtype, *, strict:
     why = refuse_flash(device, dtype)
     refused = {"xformers": "transformers' models know no xformers", **({"flash": why} if why else {})}
     if requested == "auto":
-        return Resolution(requested, "sdpa", "torch's own kernels", refused)
+        return Resolution(requested, "sdpa", "torch's own kernels", refused)  # or what the family knows: `taken`
     if requested not in refused:
         return Resolution(requested, requested, "asked for", refused)
     if strict:
@@ -30,6 +32,22 @@ def resolve(requested: str, device: torch.device, dtype: torch.dtype, *, strict:
         )
     logging.getLogger(__name__).warning("attention %r cannot run here (%s): using sdpa", requested, why)
     return Resolution(requested, "sdpa", f"{requested} refused: {why}", refused)
+
+
+def asked(resolution: Resolution) -> str | None:
+    """transformers' name for it; None leaves the choice to the family, some of which know no sdpa (Gemma 2)."""
+    return None if resolution.requested == "auto" else NAMES[resolution.resolved]
+
+
+def taken(network: Any, resolution: Resolution) -> Resolution:
+    """What the language model of a loaded network really runs."""
+    runs = network.config.get_text_config()._attn_implementation
+    ours = next((name for name, theirs in NAMES.items() if theirs == runs), str(runs))
+    if ours == resolution.resolved:
+        return resolution
+    if resolution.requested != "auto":
+        raise AttentionError(f"asked for {resolution.resolved}, and the network runs {ours}: set attention: auto")
+    return replace(resolution, resolved=ours, reason=f"{type(network).__name__} knows no {resolution.resolved} here")
 
 
 def refuse_flash(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -1,6 +1,7 @@
 """What a chat template writes around a question and its answer.
 
-A processor without a template (PaliGemma) has a plain form: the marks of the pictures, then the question.
+A processor without a template (PaliGemma) has a plain form: the marks of the pictures, the question, and a line break,
+which PaliGemma's own processor writes itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Wording:
 
     def __init__(self, processor: Any, ends: frozenset[int]) -> None:
         self.processor = processor
-        self.after, self.lead, behind = self._probed() if processor.chat_template else ("", "", "")
+        self.after, self.lead, behind = self._probed() if processor.chat_template else ("\n", "", "")
         ids = processor.tokenizer(behind, add_special_tokens=False)["input_ids"]
         end = next((place for place, each in enumerate(ids) if each in ends), None)
         self.tail: list[int] = [processor.tokenizer.eos_token_id] if end is None else ids[: end + 1]
@@ -32,7 +33,7 @@ class Wording:
     def question(self, prompt: str, pictures: int) -> str:
         """The question behind its pictures, up to where the answer begins; one mark for each picture."""
         if not self.processor.chat_template:
-            return f"{self.processor.image_token * pictures}{prompt}"
+            return f"{self.processor.image_token * pictures}{prompt}\n"
         return self._rendered([_turn("user", prompt, pictures)], opened=True)
 
     def place(self, text: str, prompt: str) -> tuple[int, int]:
