@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .learned import Learned as Learned
     from .likeness import Likeness as Likeness
     from .mps import MPS as MPS
+    from .objects import GenEval as GenEval
+    from .ocr import OCR as OCR
     from .personal import Personal as Personal
     from .pickscore import PickScore as PickScore
     from .playground import PlaygroundHPS as PlaygroundHPS

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "xformers", "open_clip_torch")
-KINDS = ("method", "scorer", "judge", "chat", "reader", "captioner", "rewriter", "loss", "recipe", "source", "model")
+KINDS = (
+    "method", "scorer", "judge", "chat", "reader", "captioner", "rewriter", "detector", "text_reader", "loss", "recipe",
+    "source", "model",
+)  # fmt: skip
 
 
 def add(commands: words.Commands) -> None:

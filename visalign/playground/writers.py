@@ -22,12 +22,17 @@ MOST = 3  # things in a scene that a caption can tell
 
 def seen(picture: NDArray[np.uint8]) -> Scene | None:
     """The scene that a (32, 32, 3) picture shows, unplaced; None where the world has no words for it."""
-    readings = [(style, look(picture, style)[0]) for style in (None, "outline")]
-    style, found = max(readings, key=lambda each: _sureness(each[1]))
+    style, found = things(picture)
     if not 1 <= len(found) <= MOST:
         return None
-    things = tuple(_thing(each) for each in found)
-    return Scene(things, _relation(found) if len(found) == 2 else None, style)
+    shown = tuple(_thing(each) for each in found)
+    return Scene(shown, _relation(found) if len(found) == 2 else None, style)
+
+
+def things(picture: NDArray[np.uint8]) -> tuple[str | None, list[Found]]:
+    """The style of a (32, 32, 3) picture and the things in it, largest first: whichever style explains them better."""
+    readings = [(style, look(picture, style)[0]) for style in (None, "outline")]
+    return max(readings, key=lambda each: _sureness(each[1]))
 
 
 def _sureness(found: Sequence[Found]) -> float:
