@@ -77,6 +77,7 @@ FLOORS = {
         "guidance",
         "inversion",
         "trajectories",
+        "needs",
         "rating",
         "stochastic",
         "levels",

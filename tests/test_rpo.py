@@ -100,7 +100,10 @@ def test_the_two_of_a_pair_have_times_and_noises_of_their_own() -> None:
 
 def test_records_without_rewards_are_refused_and_settings_too() -> None:
     given = one([0.5, float("nan")])
-    with pytest.raises(ValueError, match="every record needs a scorer's values"):
+    with pytest.raises(
+        ValueError,
+        match=r"rpo needs a scorer's values of both items .*, 'k' the first; .*visalign label",
+    ):
         RPO().labels(given)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         RPO(temperature=0)

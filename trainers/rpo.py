@@ -11,6 +11,7 @@ from visalign.batches import Anchored
 from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import errors, pair_metrics
 from visalign.losses import resolve
+from visalign.needs import known_scores
 from visalign.process import Noised, Process
 
 
@@ -33,6 +34,7 @@ class RPO:
     similarity: float = 1.0
     temperature: float = 1.0
     batch_type = Anchored
+    needs = ("scores",)
     reference = Reference.FROZEN
     passes = Passes(policy=2, free=2)
 
@@ -56,10 +58,8 @@ class RPO:
         return Loss(each, {**pair_metrics(found, margin), "subject_preferred": label})
 
     def labels(self, batch: Anchored) -> Tensor:
-        """(b,) whether the subject's picture is preferred at this visit."""
-        if batch.scores is None or bool(batch.scores.isnan().any()):
-            raise ValueError("RPO draws its labels from rewards: every record needs a scorer's values of both items")
-        first, second = batch.scores.double().cpu().unbind(1)
+        """(b,) whether the subject's picture is preferred at this visit; ValueError names records without rewards."""
+        first, second = known_scores(batch, "rpo").double().cpu().unbind(1)
         return batch.draw.uniform("label") < torch.sigmoid((first - second) / self.temperature)
 
 

@@ -12,6 +12,7 @@ from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import errors, log_ratio, pair_metrics
 from visalign.inversion import Inversion, Inverts, Semantics, invert_pairs
 from visalign.losses import resolve
+from visalign.needs import known_scores
 
 PICKSCORE_SPAN = 0.28201571106910706 - 0.11543526500463486
 """Greatest less smallest PickScore cosine of Pick-a-Pic v2, as the release writes them down: a `span`. A hundred times
@@ -43,6 +44,7 @@ class SmPO:
     semantics: Semantics = "exact"
     inverts: Inverts = "policy"
     batch_type = Pairs
+    needs = ("scores",)
     reference = Reference.FROZEN
 
     def __post_init__(self) -> None:
@@ -70,12 +72,7 @@ class SmPO:
 
     def preference(self, batch: Pairs) -> Tensor:
         """(b,) P of b pairs; ValueError names the pairs that no scorer has scored."""
-        scores = torch.full((len(batch), 2), torch.nan) if batch.scores is None else batch.scores
-        if missing := [key for key, row in zip(batch.draw.keys, scores, strict=True) if bool(row.isnan().any())]:
-            raise ValueError(
-                f"smpo needs a scorer's value of both pictures, and {len(missing)} of {len(batch)} pairs have none, "
-                f"{missing[0]!r} the first; score the records with `visalign label` and train on what it writes"
-            )
+        scores = known_scores(batch, "smpo")
         gap = (scores[:, 0] - scores[:, 1]) / self.span
         return torch.sigmoid(gap).to(batch.win.device)
 

@@ -48,7 +48,7 @@ def unscored(record: Preference) -> str:
 
 
 NEEDS: Mapping[str, tuple[str, Callable[[Preference], str], str]] = {
-    "scores": ("a scorer's values of a record's pictures", unscored, MEND),
+    "scores": ("a scorer's values of a record's items", unscored, MEND),
 }
 
 
