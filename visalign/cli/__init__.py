@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        code = told(error)
+        code = exit_code(error)
     return code
 
 
@@ -145,7 +145,7 @@ def accepted(given: argparse.Namespace, rest: list[str]) -> list[str]:
     Parser.error(given.parser, f"{wrong[0]!r} is not understood{hint}")
 
 
-def told(error: Exception) -> int:
+def exit_code(error: Exception) -> int:
     """Print an error that is meant for the user in one line and return its exit code; raise any other."""
     codes = dict.fromkeys(classes(GIVEN_WRONG), 2) | dict.fromkeys(classes(RUN_FAILED), 1)
     code = next((code for known, code in codes.items() if isinstance(error, known)), None)
