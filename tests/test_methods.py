@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from visalign import metrics
 from visalign.batches import Condition, Pairs
 from visalign.learner import Step
 
@@ -82,6 +83,13 @@ def test_it_costs_what_it_says(name: str) -> None:
     told = made.passes
     assert counted.with_gradient / (4 * visits) == told.policy
     assert counted.free / (4 * visits) == pytest.approx(told.free, rel=0 if visits == 1 else 0.1)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_it_measures_is_explained(name: str) -> None:
+    """A reader of the table at a run's end, or of the app, is told what each number should look like."""
+    found, _ = lost(name, methods.given(name))
+    assert set(found.metrics) - set(metrics.HEALTHY) == set()
 
 
 @pytest.mark.parametrize("name", [each for each in EVERY if methods.method(each).batch_type is Pairs])

@@ -56,6 +56,14 @@ HEALTHY: dict[str, Healthy] = {
     "certainty": Healthy("What a reward model says that share is.", "at accuracy; above it: too sure of itself"),
     "vote_nll": Healthy("A reward model's negative log-likelihood of the votes.", "below log 2 = 0.693; falls"),
     "score_gap": Healthy("How much higher a reward model scores what was preferred.", "above 0; rises, then stays"),
+    "z0": Healthy("KTO's reference point: the mean log-ratio, not below 0.", "0 at step 0; a slow rise"),
+    "captions_differ": Healthy(
+        "Share of pairs whose two captions differ.", "1, less data.prompt_dropout; 0: plain DPO"
+    ),
+    "multiplier": Healthy("SmPO's M: how hard a pair is trained.", "above 0; -1 … 1 at a good span, up to 5 at most"),
+    "subject_preferred": Healthy("Share of visits whose label is the subject's picture.", "no trend; 0.5 … 1"),
+    "score": Healthy("The judge's mean score of what was drawn at the steps.", "rises slowly"),
+    "kept": Healthy("Share of steps whose best and worst are no tie.", "0.3 … 1; near 0: lower the threshold"),
     "grad_norm": Healthy("The gradient's norm before clipping.", "above 0 at step 1; spikes below 10 times its median"),
     "lr": Healthy("The learning rate of the step.", "as set; a pure function of the step"),
     "seconds": Healthy("Wall time of the step.", "steady after the first steps"),
