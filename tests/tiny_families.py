@@ -102,7 +102,7 @@ CHAT = (
 
 
 def idefics3(folder: Path, kind: str = "Idefics3") -> Path:
-    """An Idefics3: pictures nested by dialogue; its template begins with a mark and ends answers with one of its own."""
+    """An Idefics3: pictures nested by dialogue; its template has a first mark and an end mark of its own."""
     torch.manual_seed(0)
     rows = tuple(f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6))
     reader = tokenizer((*IDEFICS, *rows, "<|begin|>"))

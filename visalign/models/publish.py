@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,7 @@ def publish(model: UNetDenoiser, folder: Folder, out: Path, facts: Mapping[str, 
     LoRA runs give what `pipeline.load_lora_weights(out)` reads; full runs a pipeline folder for `from_pretrained(out)`;
     runs on users' tastes the layers that visalign puts beside the base's cross-attention.
     """
-    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    draft.mkdir(parents=True)
-    try:
+    with whole(out) as draft:
         if isinstance(model.weights, Lora):
             save_lora(model.weights, folder, draft)
         elif isinstance(model.weights, Users):
@@ -34,12 +33,21 @@ def publish(model: UNetDenoiser, folder: Folder, out: Path, facts: Mapping[str, 
         else:
             folder.pipeline(unet=model.network, **absent_parts(folder)).save_pretrained(draft, safe_serialization=True)
         (draft / "README.md").write_text(card(model, folder, facts))
+    return out
+
+
+@contextmanager
+def whole(out: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `out` at the end; nothing is left of it after an error."""
+    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
         if out.exists():
             shutil.rmtree(out)
         os.replace(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return out
 
 
 def merged(base: Folder, lora: Path, out: Path) -> Path:
@@ -50,12 +58,8 @@ def merged(base: Folder, lora: Path, out: Path) -> Path:
     attach_lora(unet, lora)
     unet.fuse_lora()
     unet.unload_lora()
-    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    try:
+    with whole(out) as draft:
         base.pipeline(unet=unet, **absent_parts(base)).save_pretrained(draft, safe_serialization=True)
-        os.replace(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 
@@ -85,11 +89,15 @@ def save_lora(weights: Lora, folder: Folder, out: Path) -> None:
 def card(model: UNetDenoiser, folder: Folder, facts: Mapping[str, Any]) -> str:
     """The model card: what this is, what it was made from and how, and the lines that load it."""
     what, tag, load = how_to_load(model, folder)
+    return page("diffusers", f"preference-alignment{tag}", f"{what} `{folder.path.name}`.", facts, load)
+
+
+def page(library: str, tags: str, what: str, facts: Mapping[str, Any], load: Sequence[str]) -> str:
+    """A model card's text: a sentence, a table of facts, and the lines that load the weights."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return "\n".join([
-        "---", "library_name: diffusers", f"tags: [visalign, preference-alignment{tag}]", "---",
-        f"# {facts.get('name', 'A model aligned with visalign')}", "",
-        f"{what} `{folder.path.name}`.", "",
+        "---", f"library_name: {library}", f"tags: [visalign, {tags}]", "---",
+        f"# {facts.get('name', 'A model aligned with visalign')}", "", what, "",
         "| setting | value |", "|---|---|", rows, "", *load, "",
     ])  # fmt: skip
 

@@ -35,19 +35,20 @@ class SeeingFolder:
     repository, which is looked up in the local cache and downloaded only if `allow_download`.
     """
 
-    def __init__(self, path: Path, adapters: Path | None = None) -> None:
+    def __init__(self, path: Path, adapters: Path | None = None, name: str = "") -> None:
         self.path, self.adapters = path, adapters
+        self.name = name or str(path.resolve())  # what adapters to it will call it
 
     @classmethod
     def open(cls, name: str | os.PathLike[str], *, allow_download: bool = False) -> SeeingFolder:
         """Find a model's folder; raises `FolderError` naming what was looked for and the mend."""
         path = _found(name, allow_download)
         if not (path / ADAPTER_CONFIG).is_file():
-            return cls(_checked(path))
+            return cls(_checked(path), name="" if Path(name).expanduser().exists() else str(name))
         base = json.loads((path / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
         if not base:
             raise FolderError(f"the adapters in {path} do not say whose they are: set base_model_name_or_path in them")
-        return cls(_checked(_found(base, allow_download)), path)
+        return cls(_checked(_found(base, allow_download)), path, base)
 
     @property
     def family(self) -> str:
