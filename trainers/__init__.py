@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
+    from .chip import CHiP as CHiP
     from .dcpo import DCPO as DCPO
     from .diffusion_dpo import DiffusionDPO as DiffusionDPO
     from .diffusion_kto import DiffusionKTO as DiffusionKTO
@@ -16,6 +17,11 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .inpo import InPO as InPO
     from .inversion_dpo import InversionDPO as InversionDPO
     from .mapo import MaPO as MaPO
+    from .mdpo import MDPO as MDPO
+    from .mllm_dpo import MLLMDPO as MLLMDPO
+    from .mllm_sft import MLLMSFT as MLLMSFT
+    from .mm_dpo import MMDPO as MMDPO
+    from .opa_dpo import OPADPO as OPADPO
     from .ppd import PPD as PPD
     from .reward_model import RewardModelling as RewardModelling
     from .rpo import RPO as RPO
@@ -23,6 +29,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .sft import SFT as SFT
     from .smpo import SmPO as SmPO
     from .spo import SPO as SPO
+    from .tars import TARS as TARS
+    from .v_dpo import VDPO as VDPO
 
 
 def __getattr__(name: str) -> Any:

@@ -45,6 +45,7 @@ class Entry:
 
 TABLE: Mapping[str, Mapping[str, Entry]] = {
     "method": {
+        "chip": Entry("visalign.trainers.chip:CHiP", "CHiP, words, segments, tokens and pictures (arXiv 2501.16629)"),
         "dcpo": Entry("visalign.trainers.dcpo:DCPO", "DCPO, a caption for each of a pair (arXiv 2502.06023)"),
         "diffusion_dpo": Entry("visalign.trainers.diffusion_dpo:DiffusionDPO", "Diffusion-DPO (arXiv 2311.12908)"),
         "diffusion_kto": Entry("visalign.trainers.diffusion_kto:DiffusionKTO", "Diffusion-KTO (arXiv 2404.04465)"),
@@ -55,12 +56,19 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
             "visalign.trainers.inversion_dpo:InversionDPO", "Inversion-DPO, on whole trajectories (arXiv 2507.11554)"
         ),
         "mapo": Entry("visalign.trainers.mapo:MaPO", "MaPO, without a reference (arXiv 2406.06424)"),
+        "mdpo": Entry("visalign.trainers.mdpo:MDPO", "mDPO, answers that hang on the picture (arXiv 2406.11839)"),
+        "mllm_dpo": Entry("visalign.trainers.mllm_dpo:MLLMDPO", "DPO for models that see, by any loss"),
+        "mllm_sft": Entry("visalign.trainers.mllm_sft:MLLMSFT", "fine-tuning on preferred answers, the baseline"),
+        "mm_dpo": Entry("visalign.trainers.mm_dpo:MMDPO", "MM-DPO, clear pairs bind more (arXiv 2502.10391)"),
+        "opa_dpo": Entry("visalign.trainers.opa_dpo:OPADPO", "OPA-DPO, revised answers (arXiv 2501.09695)"),
         "ppd": Entry("visalign.trainers.ppd:PPD", "PPD, to each user's own taste (arXiv 2501.06655)"),
         "reward_model": Entry("visalign.trainers.reward_model:RewardModelling", "a scorer from votes"),
         "smpo": Entry("visalign.trainers.smpo:SmPO", "SmPO, by scores, on inverted pictures (arXiv 2506.02698)"),
         "rpo": Entry("visalign.trainers.rpo:RPO", "RPO, a subject by rewarded pairs (arXiv 2407.12164)"),
         "self_npo": Entry("visalign.trainers.self_npo:SelfNPO", "Self-NPO, without any data (arXiv 2505.11777)"),
         "spo": Entry("visalign.trainers.spo:SPO", "SPO, step by step on its own drawings (arXiv 2406.04314)"),
+        "tars": Entry("visalign.trainers.tars:TARS", "TARS, words that no picture shows are changed (arXiv 2507.21584)"),
+        "v_dpo": Entry("visalign.trainers.v_dpo:VDPO", "V-DPO, guided by what is seen (arXiv 2411.02712)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
     "scorer": {

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .batches import AnswerPairs, Dialogues
+from . import spans
+from .batches import AnswerPairs, Dialogues, stacked
 from .contract import LanguageModel, Spoken
 from .losses.inputs import TokenPairs, Tokens
 
@@ -26,16 +28,41 @@ class Log:
     reference: Tensor | None = None  # (n, A) without gradient
 
     @property
-    def ratio(self) -> Tensor:
-        """(n,) log policy - log reference of whole answers, summed over their tokens."""
+    def ratios(self) -> Tensor:
+        """(n, A) log policy - log reference of each token."""
         if self.reference is None:
             raise ValueError("there is no reference to compare with")
-        return (self.policy - self.reference).sum(-1)
+        return self.policy - self.reference
+
+    @property
+    def ratio(self) -> Tensor:
+        """(n,) the same of whole answers, summed over their tokens."""
+        return self.ratios.sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        """(n,) the policy's log-probability per token."""
+        return self.policy.sum(-1) / self.mask.sum(-1).clamp(min=1)
+
+    def __getitem__(self, rows: slice) -> Log:
+        """Some of the rows."""
+        return Log(self.policy[rows], self.mask[rows], None if self.reference is None else self.reference[rows])
+
+    def chunk(self, count: int) -> tuple[Log, ...]:
+        """The rows in `count` equal parts: of pairs with the preferred answers once more, three."""
+        size = len(self.mask) // count
+        return tuple(self[size * part : size * (part + 1)] for part in range(count))
 
     def half(self, second: bool) -> Log:
         """The first or the second half of the rows: the preferred answers, or the others."""
-        policy, mask = self.policy.chunk(2)[second], self.mask.chunk(2)[second]
-        return Log(policy, mask, None if self.reference is None else self.reference.chunk(2)[second])
+        return self.chunk(2)[second]
+
+    def weighed(self, weight: Tensor | None) -> Log:
+        """The same with a weight (n, A) on each token, alike for policy and reference; None for 1."""
+        if weight is None:
+            return self
+        before = None if self.reference is None else self.reference * weight
+        return Log(self.policy * weight, self.mask, before)
 
 
 def token_log_probs(spoken: Spoken) -> Tensor:
@@ -48,16 +75,35 @@ def token_log_probs(spoken: Spoken) -> Tensor:
     return (picked - logits.logsumexp(-1)).where(spoken.mask, 0.0)
 
 
-def log_probs(model: LanguageModel, dialogues: Dialogues, cached: Tensor | None = None) -> Log:
-    """What policy and reference say of the same answers; `cached` (n, A) stands for the reference's own answer."""
-    if cached is None:
-        with torch.no_grad():
-            cached = token_log_probs(model.reference(dialogues))
-    spoken = model.policy(dialogues)
-    if cached.shape != spoken.mask.shape:
-        shapes = f"{tuple(cached.shape)}, the answers {tuple(spoken.mask.shape)}"
+def log_probs(
+    model: LanguageModel,
+    dialogues: Dialogues,
+    cached: Tensor | None = None,
+    *,
+    also: Dialogues | None = None,
+    against: Dialogues | None = None,
+) -> Log:
+    """What policy and reference say of the same answers; `cached` (n, A) stands for the reference's own answer.
+
+    `also` are further rows, no longer ones, that go through the networks in the same pass and come last; the reference
+    is asked of them in any case, or of `against` in their place: the same answers about other pictures.
+    """
+    beside = also if against is None else against
+    asked = _together(dialogues if cached is None else None, beside)
+    with torch.no_grad():
+        before = None if asked is None else token_log_probs(model.reference(asked))
+    spoken = model.policy(dialogues if also is None else stacked(dialogues, also))
+    width = spoken.mask.shape[1]
+    if cached is not None and cached.shape != (len(dialogues), width):
+        shapes = f"{tuple(cached.shape)}, the answers {(len(dialogues), width)}"
         raise ValueError(f"the cached log-probabilities are not of these answers: they have shape {shapes}")
-    return Log(token_log_probs(spoken), spoken.mask, cached.where(spoken.mask, 0.0))
+    found = [pad(each, (0, width - each.shape[1])) for each in (cached, before) if each is not None]
+    return Log(token_log_probs(spoken), spoken.mask, torch.cat(found).where(spoken.mask, 0.0))
+
+
+def _together(first: Dialogues | None, second: Dialogues | None) -> Dialogues | None:
+    """Both, or the one that there is."""
+    return stacked(first, second) if first is not None and second is not None else second if first is None else first
 
 
 def policy_log_probs(model: LanguageModel, dialogues: Dialogues) -> Log:
@@ -112,6 +158,28 @@ def importance_of(dialogues: Dialogues) -> Tensor | None:
         return None
     places, mask = answer_places(dialogues.answer)
     return dialogues.importance.gather(1, places).where(mask, 0.0)
+
+
+def token_weights(dialogues: Dialogues, emphasis: float = 1.0) -> Tensor | None:
+    """(2b, A) weights of the tokens of b pairs: the records' own importance or, without, `emphasis` on changed tokens.
+
+    Changed is what the two of a pair do not share (see `visalign.spans`). None where every token weighs 1.
+    """
+    if dialogues.importance is not None or emphasis == 1:
+        return importance_of(dialogues)
+    places, mask = answer_places(dialogues.answer)
+    ids, counts = dialogues.ids.gather(1, places).tolist(), mask.sum(1).tolist()
+    words = [row[:count] for row, count in zip(ids, counts, strict=True)]
+    half = len(words) // 2
+    marks = [spans.changed(*pair) for pair in zip(words[:half], words[half:], strict=True)]
+    rows = [each for side in (0, 1) for each in (pair[side] for pair in marks)]
+    hit = torch.tensor([row + [False] * (mask.shape[1] - len(row)) for row in rows], device=mask.device)
+    return torch.where(hit, emphasis, 1.0).where(mask, 0.0)
+
+
+def averaged(weight: Tensor) -> Tensor:
+    """The weights (n, A) over their sum of each row: what is weighed by them is a mean."""
+    return weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def changed(dialogues: Dialogues, media: Mapping[str, Tensor]) -> Dialogues:
