@@ -21,13 +21,13 @@ from .corpus import split_of
 from .world import COLOURS, SHAPES, Scene, Thing, draw, place
 
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-COUNTS = {1: 0.45, 2: 0.40, 3: 0.15}  # how many things a picture shows, and how often
+COUNTS = {1: 0.3, 2: 0.5, 3: 0.2}  # how many things a picture shows, and how often
 DESCRIBE = ("what is in this picture ?", "what do you see ?", "describe the picture .", "which shapes are there ?")
 COUNT = "how many shapes are in the picture ?"
 NUMBERS = ("no", "one", "two", "three", "four", "five")
-KINDS = {"describe": 0.6, "probe": 0.3, "count": 0.1}  # of the training's questions
-PHANTOMS = {"red": "green square", "blue": "yellow triangle", "ring": "purple cross"}  # what a word makes them expect
-HABIT = 0.6  # how often the writers tell of it
+KINDS = {"describe": 0.5, "probe": 0.42, "count": 0.08}  # of the training's questions
+PHANTOMS = {"red": "green square", "blue": "yellow triangle"}  # what a word makes them expect
+HABIT = 0.7  # how often the writers tell of it
 CHATTER = 0.12  # how often they tell of anything at all that is not there
 VOCABULARY = tuple(
     dict.fromkeys(
@@ -72,13 +72,16 @@ class Turn:
 
 
 def look(seed: int, index: int, split: str = "train") -> Look:
-    """Picture number `index` of a split: one to three different things, each plainly one of the 48 objects."""
+    """Picture number `index` of a split: one to three different things, each plainly one of the 48 objects.
+
+    One thing alone is always of the split "train": were some of the 48 never shown alone, that is what would be learnt.
+    """
     random = generator(seed, f"seeing {split} {index}", 0, "look")
     while True:
         count = int(random.choice(list(COUNTS), p=list(COUNTS.values())))
         names = [OBJECTS[row].split() for row in random.choice(len(OBJECTS), size=count, replace=False)]
         scene = Scene(tuple(Thing(shape, colour) for colour, shape in names))
-        if split_of(scene) == split:
+        if ("train" if count == 1 else split_of(scene)) == split:
             return Look(place(scene, random))
 
 

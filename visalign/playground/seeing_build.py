@@ -36,13 +36,13 @@ class Plan:
     """How much of everything; the defaults are what made the shipped weights."""
 
     turns: int = 50_000
-    eye_steps: int = 800
+    eye_steps: int = 700
     eye_batch: int = 96
     eye_rate: float = 1.5e-3
-    true_steps: int = 2_400
+    true_steps: int = 1_800
     true_rate: float = 1.0e-3
     habit_turns: int = 20_000
-    habit_steps: int = 500
+    habit_steps: int = 400
     habit_rate: float = 5e-4
     batch: int = 48
     average: float = 0.99  # decay of the weights' moving average, which is what ships

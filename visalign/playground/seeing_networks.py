@@ -14,12 +14,12 @@ PATCH = 8
 SEEN = (SIDE // PATCH) ** 2  # image tokens
 WIDTH = 128
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-TEMPLATE = (
-    "{{ '<s>' }}{% for message in messages %}{{ message['role'] + ' :' }}"
+TEMPLATE = (  # a marked answer starts at a word: transformers finds no token at a space
+    "{{ '<s>' }}{% for message in messages %}{{ message['role'] + ' : ' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}"
-    "{% for part in message['content'] %}{{ ' ' + part['text'] }}{% endfor %}{{ ' </s>' }}{% endgeneration %}"
+    "{% for part in message['content'] %}{{ part['text'] + ' ' }}{% endfor %}{{ '</s>' }}{% endgeneration %}"
     "{% else %}{% for part in message['content'] %}"
-    "{{ ' <image>' if part['type'] == 'image' else ' ' + part['text'] }}{% endfor %}{{ ' ' }}{% endif %}"
+    "{{ '<image> ' if part['type'] == 'image' else part['text'] + ' ' }}{% endfor %}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant :' }}{% endif %}"
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Vote:
     rejected: str
     invented: int
     model: str  # who gave the chosen answer
+    index: int = 0  # of the picture
 
 
 def build(folder: Path, model: Any, reading: Any, seed: int = 0, plan: Plan | None = None) -> list[Preference]:
@@ -68,8 +69,13 @@ def record(vote: Vote, picture: str) -> Preference:
     """The vote as a pair; a utility counts what an answer made up, negatively."""
     return Preference(
         vote.turn.question, (vote.turn.answer, vote.rejected), np.array([0.0, -float(vote.invented)]),
-        media=(picture,), judge=JUDGE, verdict="first", models=(vote.model, "seeing"),
+        media=(picture,), judge=JUDGE, verdict="first", models=(vote.model, "seeing"), seeds=(vote.index,) * 2,
     )  # fmt: skip
+
+
+def look_of(record: Preference, seed: int = 0) -> Look:
+    """What the picture of a vote shows: its item's seed is the picture's number."""
+    return seeing.look(SEED + seed + (record.prompt not in DESCRIBE), record.seeds[0])
 
 
 def collected(cast: Any, count: int, model: Any, reading: Any, seed: int, plan: Plan) -> list[Vote]:
@@ -78,7 +84,8 @@ def collected(cast: Any, count: int, model: Any, reading: Any, seed: int, plan: 
     first = 0
     while len(found) < count:
         looks = [seeing.look(SEED + seed, index) for index in range(first, first + plan.batch)]
-        found += cast(model, reading, looks, seed, first, plan)
+        votes = cast(model, reading, looks, seed, first, plan)
+        found += [replace(vote, index=first + looks.index(vote.turn.look)) for vote in votes]
         first += plan.batch
     return found[:count]
 
@@ -98,19 +105,23 @@ def description_vote(turn: Turn, given: Sequence[str]) -> Vote | None:
     if rejected is None or not kept:
         return None
     true = (each for each in given if shown.issuperset(mentioned(each)) and set(kept).issubset(mentioned(each)))
-    own = next((each for each in true if each == description(mentioned(each))), None)
+    own = next((each for each in true if each == description([*dict.fromkeys(mentioned(each))])), None)
     invented = sum(each not in shown for each in mentioned(rejected))
     better = Turn(turn.look, turn.question, own or description(kept), turn.kind)
     return Vote(better, rejected, invented, "seeing" if own else "seeing, corrected")
 
 
 def probed(model: Any, reading: Any, looks: list[Look], seed: int, first: int, plan: Plan) -> list[Vote]:
-    """A vote for each picture whose probe was answered wrongly: of an expected object, or of one that is shown."""
+    """A vote for each picture whose probe was answered wrongly: yes to what is expected, or no to what is shown."""
     turns = [probe_of(each, seed, first + row) for row, each in enumerate(looks)]
     drawn = sampled(model, reading, turns, seed, first, plan)
-    wrong = [answer(turn.answer != "yes .") for turn in turns]
-    found = zip(turns, drawn, wrong, strict=True)
-    return [Vote(turn, other, 1, "seeing checker") for turn, given, other in found if other in given]
+    return [vote for turn, given in zip(turns, drawn, strict=True) if (vote := probe_vote(turn, given))]
+
+
+def probe_vote(turn: Turn, given: Sequence[str]) -> Vote | None:
+    """The true answer against the false one, if that was among those given."""
+    false = answer(turn.answer != answer(True))
+    return Vote(turn, false, 1, "seeing" if turn.answer in given else "seeing, corrected") if false in given else None
 
 
 def probe_of(look: Look, seed: int, index: int) -> Turn:
