@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from . import dialogue_plan, engine, registry
 from .batches import AnswerPairs, Answers
 from .config import ConfigError, Run
 from .contract import Method, Recalling, Reference
 from .data import dialogues, recalled
-from .data.dialogues import RecordsView
+from .data.dialogues import Likeness, RecordsView
 from .data.quarantine import Bad
 from .data.recalled import Recalled, Remembered
 from .distributed import Ranks
 from .engine import Summary
 from .job import Screen, facts, read_records
 from .jobs import Plan
+from .models import publish_mllm
 from .models.attention import Resolution
 from .models.mllm import SeeingModel
 from .models.seeing import SeeingFolder
 from .schedule import Order
+from .scoring import Sample, Scorer
 from .watch import Noted
 
 KINDS = (AnswerPairs, Answers)
@@ -57,7 +62,7 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Told:
         summary = engine.train(run, method, model, seen, on_step=Noted(run, stage), resume=resume)
     weights = run.out / "weights"
     if ranks.main:
-        folder.publish(model, weights, facts(run, len(view), summary))
+        publish_mllm.publish(model, folder, weights, facts(run, len(view), summary))
     ranks.wait()
     return Told(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention)
 
@@ -98,7 +103,7 @@ def opened(run: Run, method: Method, folder: SeeingFolder, screen: Screen) -> Re
             records,
             root,
             folder.reader(max_length=how.max_length),
-            dialogues.Settings(how.ties, how.temperature, how.max_bad),
+            dialogues.Settings(how.ties, how.temperature, how.max_bad, likeness(how.relevance)),
             bad=bad,
             listed=cache_of(run, root) / "quarantine.jsonl",
             progress=lambda what, done, total: stage(done, what, total=total),
@@ -106,6 +111,22 @@ def opened(run: Run, method: Method, folder: SeeingFolder, screen: Screen) -> Re
     if view.cut:
         screen.warn(f"{view.cut} answers are longer than data.max_length={how.max_length} and lose their end")
     return view
+
+
+def likeness(scorer: str | Mapping[str, Any] | None) -> Likeness | None:
+    """The scorer that says how much a word is in a picture, the most of several; ConfigError unless it says cosines."""
+    if scorer is None:
+        return None
+    made: Scorer = registry.build("scorer", scorer)
+
+    def asked(words: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
+        samples = [Sample(word, image=each) for each in pictures for word in words]
+        values = made.score(samples).values.reshape(len(pictures), len(words)).amax(0)
+        if not bool((values.abs() <= 1).all()):
+            raise ConfigError(f"data.relevance: {made.name} does not give cosines of every word: it says {values}")
+        return [float(each) for each in values]
+
+    return asked
 
 
 def cache_of(run: Run, root: Path) -> Path:

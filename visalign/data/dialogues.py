@@ -7,33 +7,35 @@ beyond that. A view holds no random state: a batch is a function of the records 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from .. import images
-from ..batches import AnswerPairs, Answers, Dialogues
+from ..batches import AnswerPairs, Answers, Dialogues, Vocabulary
 from ..draws import Draws
 from ..images import ImageError
 from ..models.reading import Read, Reader, Unreadable
 from ..records import DataError, Preference
 from . import media, quarantine
 from .faults import wording
+from .kept import Kept, ahead
 from .pairing import Pair, paired
 from .quarantine import Bad
 from .recalled import digest
 
-READERS = 4  # threads that open pictures
-AHEAD = 32  # records whose pictures are opened ahead
 KEPT = 2 * 2**30  # bytes of what was read that stay in memory
 TWICE = "the key occurs twice: the first stays"
-Enriched = Callable[[Read, Sequence[Image.Image]], Mapping[str, Any]]
+Likeness = Callable[[Sequence[str], Sequence[Image.Image]], Sequence[float]]  # cosine of each word with the pictures
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Chosen:
     items: tuple[int, ...]  # of the record's answers
     confidence: float = 1.0  # P(the first is really better)
     digest: str = ""  # of all tokens and pixels
-    tokens: tuple[int, ...] = ()  # of each whole dialogue
+    relevance: tuple[Tensor, ...] = ()  # (L,) of each dialogue, where words' likeness to the picture was asked for
 
     @property
     def answers(self) -> list[str]:
@@ -65,6 +67,7 @@ class Settings:
     ties: Literal["skip", "half"] = "skip"
     temperature: float = 0.0  # from differences of utilities to confidence; 0: the higher one is surely better
     max_bad: float = 0.01  # share of records that may be set aside; ten always may
+    likeness: Likeness | None = None  # says which words of question and answer the pictures show
     kept: int = KEPT
 
 
@@ -119,8 +122,23 @@ class RecordsView:
 
     def collated(self, indices: Sequence[int]) -> Dialogues:
         """The first answers of these records, then their second ones."""
-        rows = [self._reads(self.chosen[index]) for index in indices]
-        return self.reader.collated([read for side in zip(*rows, strict=True) for read in side])
+        chosen = [self.chosen[index] for index in indices]
+        rows = [self._reads(each) for each in chosen]
+        made = self.reader.collated([read for side in zip(*rows, strict=True) for read in side])
+        tables = [each for side in zip(*(each.relevance for each in chosen), strict=True) for each in side]
+        length = made.ids.shape[1]
+        rows_of = [functional.pad(each, (0, length - len(each)), value=torch.nan) for each in tables]
+        relevance = torch.stack(rows_of) if rows_of else None
+        return replace(made, relevance=relevance, vocabulary=self.vocabulary)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What a word may be replaced by: the tokens of plain text; what stands for a hidden one."""
+        tokenizer = self.reader.tokenizer
+        marks = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        hidden = (getattr(tokenizer, f"{name}_token_id", None) for name in ("mask", "unk", "pad", "eos"))
+        words = [number for number in range(len(tokenizer)) if number not in marks]
+        return Vocabulary(torch.tensor(words), torch.tensor(next(each for each in hidden if each is not None)))
 
     def _reads(self, chosen: Chosen) -> tuple[Read, ...]:
         key = chosen.record.key
@@ -164,7 +182,8 @@ class RecordsView:
             self.left_out[chosen] += 1
             return None
         try:
-            reads = self._read(chosen, opened.result())
+            pictures = opened.result()
+            reads = self._read(chosen, pictures)
         except ImageError as error:
             return Bad(record.key, str(error), record.media[0])
         except Unreadable as error:
@@ -174,9 +193,18 @@ class RecordsView:
             return None
         self.cut += sum(each.cut > 0 for each in reads)
         self._kept.put(record.key, reads)
-        lengths = tuple(len(each.ids) for each in reads)
-        self.chosen.append(replace(chosen, digest=digest(self.reader.collated(reads)), tokens=lengths))
+        relevance = tuple(self._relevance(each, pictures) for each in reads) if self.settings.likeness else ()
+        self.chosen.append(replace(chosen, digest=digest(self.reader.collated(reads)), relevance=relevance))
         return None
+
+    def _relevance(self, read: Read, pictures: Sequence[Image.Image]) -> Tensor:
+        """(L,) cosine of each word with the pictures, NaN for what is no word."""
+        assert self.settings.likeness is not None
+        places = (read.prompt | read.answer) & torch.isin(read.ids, self.vocabulary.words)
+        words = [str(self.reader.tokenizer.decode([each])) for each in read.ids[places].tolist()]
+        found = torch.full(read.ids.shape, torch.nan)
+        found[places] = torch.tensor(list(self.settings.likeness(words, pictures)), dtype=found.dtype)
+        return found
 
 
 class PairsOfAnswersView(RecordsView):
@@ -228,47 +256,6 @@ VIEWS: Mapping[type, type[PairsOfAnswersView] | type[AnswersView]] = {
     AnswerPairs: PairsOfAnswersView,
     Answers: AnswersView,
 }
-
-
-class Kept:
-    """What was read of the records most recently used, as long as it comes to no more than some bytes."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
-        self._rows: OrderedDict[str, tuple[Read, ...]] = OrderedDict()
-
-    def get(self, key: str) -> tuple[Read, ...] | None:
-        """What was read of a record, if it is still here."""
-        if key in self._rows:
-            self._rows.move_to_end(key)
-        return self._rows.get(key)
-
-    def put(self, key: str, reads: tuple[Read, ...]) -> None:
-        """Hold it, and let go of the longest unused."""
-        self._rows[key] = reads
-        self.held += size(reads)
-        while self.held > self.most:
-            _, gone = self._rows.popitem(last=False)
-            self.held -= size(gone)
-
-
-def size(reads: Sequence[Read]) -> int:
-    """Bytes of a record's dialogues, whose pictures are the same."""
-    tables = [each for read in reads for each in (read.ids, read.answer, read.prompt, *read.kinds.values())]
-    return sum(each.nbytes for each in (*tables, *reads[0].media.values()))
-
-
-def ahead(
-    make: Callable[[Preference], list[Image.Image]], records: Iterable[Preference]
-) -> Iterator[tuple[Preference, Future[list[Image.Image]]]]:
-    """Each record with its pictures, which are opened by threads a few records ahead."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[tuple[Preference, Future[list[Image.Image]]]] = deque()
-        for record in records:
-            waiting.append((record, pool.submit(make, record)))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft()
-        yield from waiting
 
 
 def _silent(stage: str, done: int, total: int) -> None:
