@@ -69,7 +69,7 @@ def record(vote: Vote, picture: str) -> Preference:
     """The vote as a pair; a utility counts what an answer made up, negatively."""
     return Preference(
         vote.turn.question, (vote.turn.answer, vote.rejected), np.array([0.0, -float(vote.invented)]),
-        media=(picture,), judge=JUDGE, verdict="first", models=(vote.model, "seeing"), seeds=(vote.index,) * 2,
+        media=(picture,), judge=JUDGE, verdict="first", models=(vote.model, "seeing"), seeds=(vote.index,) * 2, answers=True,
     )  # fmt: skip
 
 
