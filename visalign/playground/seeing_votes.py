@@ -68,8 +68,8 @@ def build(folder: Path, model: Any, reading: Any, seed: int = 0, plan: Plan | No
 def record(vote: Vote, picture: str) -> Preference:
     """The vote as a pair; a utility counts what an answer made up, negatively."""
     return Preference(
-        vote.turn.question, (vote.turn.answer, vote.rejected), np.array([0.0, -float(vote.invented)]),
-        media=(picture,), judge=JUDGE, verdict="first", models=(vote.model, "seeing"), seeds=(vote.index,) * 2, answers=True,
+        vote.turn.question, (vote.turn.answer, vote.rejected), np.array([0.0, -float(vote.invented)]), answers=True,
+        media=(picture,), judge=JUDGE, verdict="first", models=(vote.model, "seeing"), seeds=(vote.index,) * 2,
     )  # fmt: skip
 
 
