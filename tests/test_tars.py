@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import answered
+import language
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from visalign import perturbation, spectral
-from visalign.batches import Dialogues, Vocabulary
+from visalign.batches import AnswerPairs, Dialogues, Vocabulary
 from visalign.losses import dpo
+from visalign.trainers import TARS
 
 ALL = torch.ones(1, 5, dtype=torch.bool)
 COSINES = torch.tensor([[0.2, 0.25, 0.125, 0.31, 0.1875]], dtype=torch.float64)  # P is their negative
@@ -131,3 +137,79 @@ def test_the_golden_hinge() -> None:
     assert float(energy) == pytest.approx(13.043491843372, abs=1e-11)
     for length, grown in ((6, 19.5652377651), (8, 26.0869836867)):
         assert float(spectral.magnitudes(pw, length).square().sum()) == pytest.approx(grown, abs=1e-9)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> AnswerPairs:
+    """Four pairs about random pictures, with the likeness of each word."""
+    root = tmp_path_factory.mktemp("tars")
+    made: AnswerPairs = language.batch(language.view(root, AnswerPairs))
+    return made
+
+
+def seeing(root: Path, **settings: Any) -> Any:
+    return language.model(root, "tars", **settings)
+
+
+def asked_of(model: Any, method: TARS, batch: AnswerPairs) -> tuple[Any, list[dict[str, Tensor]]]:
+    """The loss, and every call that reached the network."""
+    with answered.watched(model) as calls:
+        found = method.loss(batch, model)
+    return found, calls
+
+
+@pytest.mark.parametrize("by", ["mask", "replace"])
+def test_both_models_read_the_same_changed_words_and_no_picture_token_is_touched(
+    tmp_path: Path, batch: AnswerPairs, by: Any
+) -> None:
+    model = seeing(tmp_path)
+    _, calls = asked_of(model, TARS(by=by), batch)
+    before, clean, policy = (call["input_ids"] for call in calls)
+    given = batch.answers
+    assert torch.equal(before, policy)
+    assert torch.equal(clean, given.ids)
+    touched = policy != given.ids
+    assert bool(touched.any())
+    assert given.prompt is not None
+    assert not bool((touched & ~given.prompt).any())
+    assert torch.equal(policy[:4][touched[:4]], policy[4:][touched[4:]])
+
+
+def test_as_written_it_starts_at_log_2_and_the_spectral_term(tmp_path: Path, batch: AnswerPairs) -> None:
+    model = seeing(tmp_path, start=True)
+    plain, _ = asked_of(model, TARS(spectral=0.0), batch)
+    assert plain.each.tolist() == [math.log(2)] * 4
+    whole, _ = asked_of(model, TARS(), batch)
+    assert bool((whole.each > plain.each).all())
+
+
+def test_as_released_it_starts_at_twice_log_2_and_the_hinge(tmp_path: Path, batch: AnswerPairs) -> None:
+    model = seeing(tmp_path, start=True)
+    plain, _ = asked_of(model, TARS(variant="release", by="replace", spectral=0.0), batch)
+    assert plain.each.tolist() == pytest.approx([2 * math.log(2)] * 4, abs=1e-12)
+
+
+def test_the_golden_adversarial_loss() -> None:
+    """Three pairs of known log-probabilities: DPO's mean 0.670655711786 and the noisy picture's 0.691295223427."""
+    policy, reference = (
+        [-12, -30.5, -8.25, -15, -29, -20, -16, -33, -8],
+        [-13, -30, -9, -14.5, -31, -18, -15, -33.5, -9.5],
+    )
+    log = answered.written(policy, reference)
+    found = TARS(variant="release").adversarial(log, answered.of(log, 3))
+    assert float(found.each.mean()) == pytest.approx(1.361950935213, abs=1e-11)
+
+
+def test_words_that_the_release_changes_in_an_answer_are_not_counted(tmp_path: Path, batch: AnswerPairs) -> None:
+    method = TARS(variant="release", by="replace", share=0.3)
+    found = method.drawn(batch)
+    touched = found.ids != batch.answers.ids
+    assert bool((touched & batch.answers.answer).any())
+    assert not bool((touched & found.answer).any())
+    assert int(found.answer.sum()) < int(batch.answers.answer.sum())
+
+
+def test_without_cosines_it_says_what_to_set(tmp_path: Path, batch: AnswerPairs) -> None:
+    blind = replace(batch, answers=replace(batch.answers, relevance=None))
+    with pytest.raises(ValueError, match=r"data\.relevance"):
+        TARS().loss(blind, seeing(tmp_path))

@@ -108,6 +108,18 @@ def vocabulary_of(dialogues: Dialogues) -> Vocabulary:
     return dialogues.vocabulary
 
 
+def question(dialogues: Dialogues) -> tuple[Tensor, Tensor]:
+    """Cosines (n, L) of the dialogues' words, and which of them are the question's, (n, L) bool."""
+    if dialogues.prompt is None:
+        raise ValueError("these dialogues do not say which tokens are the question's")
+    return known_relevance(dialogues), dialogues.prompt
+
+
 def twice(draw: Draws, stream: str, count: int) -> Tensor:
     """(2b, count) uniform numbers, the same for the two answers of a pair: they share their question."""
     return draw.uniforms(stream, count).repeat(2, 1)
+
+
+def each_way(draw: Draws, stream: str, ids: Tensor) -> Tensor:
+    """(2b, L) uniform numbers for the tokens (2b, L), others for each answer of a pair, on their device."""
+    return torch.cat([draw.uniforms(f"{stream}/{side}", ids.shape[1]) for side in ("win", "lose")]).to(ids.device)
