@@ -30,7 +30,7 @@ _FOLDERS = tempfile.TemporaryDirectory(prefix="answered-")
 
 
 def double(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values, dtype=torch.float64)
 
 
 @cache
