@@ -6,6 +6,7 @@ both agree. The segments' labels are what DenseDPO trains on; a clip's own label
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,14 +31,21 @@ class SegmentJudge:
         rate: frames a second of the clips.
         seconds: of a segment.
         shown: frames a second that the judge is shown.
+        book: a file that keeps every answer of a judge that is given by its settings.
     """
 
     def __init__(
-        self, judge: Judge | Mapping[str, Any], *, rate: float, seconds: float = 1.0, shown: float = 8.0
+        self,
+        judge: Judge | Mapping[str, Any],
+        *,
+        rate: float,
+        seconds: float = 1.0,
+        shown: float = 8.0,
+        book: str | os.PathLike[str] | None = None,
     ) -> None:
         if min(rate, seconds, shown) <= 0:
             raise ValueError(f"rate, seconds and shown are above 0, got {rate}, {seconds} and {shown}")
-        self.judge = VLMJudge(**_settings(judge)) if isinstance(judge, Mapping) else judge
+        self.judge = VLMJudge(**{"book": book} | _settings(judge)) if isinstance(judge, Mapping) else judge
         self.rate, self.seconds, self.shown = rate, seconds, shown
         self.name = f"{getattr(self.judge, 'name', type(self.judge).__name__)}-segments"
 
@@ -56,6 +64,11 @@ class SegmentJudge:
         """The record of two clips with the label of each segment: probabilities (2, S)."""
         chances = np.asarray(label, dtype=np.float64)
         return record.judged(np.stack([chances, 1 - chances]), scale="probability", judge=self.name)
+
+    def close(self) -> None:
+        """Let go of the judge's files."""
+        if isinstance(self.judge, VLMJudge):
+            self.judge.close()
 
     @property
     def _step(self) -> float:

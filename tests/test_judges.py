@@ -11,6 +11,7 @@ from typing import Any
 
 import faulty
 import judging
+import numpy as np
 import pytest
 import tenacity
 import torch
@@ -18,8 +19,8 @@ from PIL import Image
 
 from visalign import registry, rulings
 from visalign.cli import main
-from visalign.data import store
-from visalign.images import Misuse
+from visalign.data import clips, store
+from visalign.images import ImageError, Misuse
 from visalign.records import DataError, Preference
 from visalign.rulings import Ruling
 from visalign.scorers.answers import Unreadable, choice, objects, rating
@@ -368,6 +369,84 @@ def test_a_clip_has_a_label_for_each_second_and_the_majority_as_its_own() -> Non
     assert record.scores.tolist() == [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]] and record.judge == "Warmth-segments"
     with pytest.raises(ValueError, match="as many frames"):
         judge.labels([one], [Sample("p", video=(RED,))])
+
+
+# clips on the command line
+
+
+def clip(path: Path, *colours: Image.Image) -> None:
+    """Two frames of each colour in a folder, numbered without zeros before."""
+    path.mkdir()
+    for number, each in enumerate(each for each in colours for _ in range(2)):
+        each.save(path / f"frame{number}.png")
+
+
+def clip_judge(folder: Path, tmp_path: Path) -> str:
+    rubric = tmp_path / "warm.yaml"
+    rubric.write_text("about: Judge.\naspects: [{name: overall, question: 'Warmer?'}]\n")
+    backend = f"{{name: local, folder: {folder}}}"
+    return f"{{name: segments, rate: 2, shown: 1, judge: {{backend: {backend}, rubric: {rubric}}}}}"
+
+
+def test_label_writes_a_score_for_each_segment_of_clips(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = tmp_path / "clips"
+    shown.mkdir()
+    clip(shown / "one", RED, BLUE, RED, BLUE, RED, RED)
+    clip(shown / "other", BLUE, BLUE, RED, RED, BLUE, BLUE)
+    for name in ("one", "other"):
+        (shown / f"{name}.txt").write_text(judging.PROMPT)
+    out = tmp_path / "out" / "judged.parquet"
+    command = ["label", str(shown), "--judge", clip_judge(folder, tmp_path), "--out", str(out)]
+    assert main(command) == 0
+    (record,) = store.read(out)
+    assert record.items == (str(shown / "one"), str(shown / "other")) and record.scale == "probability"
+    assert record.scores[0] == pytest.approx([1.0, 0.5, 0.5, 0.0, 1.0, 1.0], abs=0.1)
+    assert record.scores.sum(axis=0) == pytest.approx(np.ones(6))
+    assert "6 segments: 3 to the first, 1 to the second, 2 ties, 0 not judged" in capsys.readouterr().out
+    answered = (out.parent / ".judge-answers").read_bytes()
+    assert main(command) == 0 and (out.parent / ".judge-answers").read_bytes() == answered
+
+
+def test_clips_that_cannot_be_compared_have_empty_scores(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip(tmp_path / "one", RED, BLUE)
+    clip(tmp_path / "long", RED, BLUE, RED)
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0 ftypisom")
+    records = [Preference(judging.PROMPT, ("one", each)) for each in ("long", "film.mp4")]
+    store.write(records, tmp_path / "records.jsonl")
+    out = tmp_path / "judged.jsonl"
+    command = ["label", str(tmp_path / "records.jsonl"), "--judge", clip_judge(folder, tmp_path), "--out", str(out)]
+    assert main(command) == 0
+    assert all(np.isnan(each.scores).all() for each in store.read(out))
+    assert "2 of 2 pairs could not be compared" in capsys.readouterr().out
+
+
+def test_frames_come_in_the_order_of_their_numbers_from_folders_and_animated_files(tmp_path: Path) -> None:
+    greys = [Image.new("RGB", (8, 8), (each, each, each)) for each in range(0, 240, 20)]
+    (tmp_path / "clip").mkdir()
+    for number, each in enumerate(greys):
+        each.save(tmp_path / "clip" / f"frame{number}.png")
+    greys[0].save(tmp_path / "clip.webp", save_all=True, append_images=greys[1:], lossless=True)
+    greys[0].save(tmp_path / "clip.png", save_all=True, append_images=greys[1:])
+    for name in ("clip", "clip.webp", "clip.png"):
+        found = clips.frames(name, tmp_path)
+        assert [each.getpixel((0, 0)) for each in found] == [each.getpixel((0, 0)) for each in greys]
+
+
+def test_what_is_no_clip_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0 ftypisom")
+    for name, says in {
+        "empty": "no frames",
+        "film.mp4": "ffmpeg -i",
+        "none": "no such file",
+        "..": "leads out",
+    }.items():
+        with pytest.raises(ImageError, match=says):
+            clips.frames(name, tmp_path)
 
 
 # records

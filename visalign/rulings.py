@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from .records import DataError
+from torch import Tensor
+
+from .records import DataError, Preference
 from .scoring import Sample
 
 
@@ -77,6 +79,24 @@ class PairJudge(Protocol):
 
     def settled(self, ruled: Iterable[Ruling]) -> dict[str, float]:
         """Aspect -> P(first is better) from the rulings on one pair; NaN where it could not say."""
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+@runtime_checkable
+class ClipJudge(Protocol):
+    """A judge that compares clips segment by segment."""
+
+    @property
+    def name(self) -> str:
+        """What records and reports call it."""
+
+    def labels(self, first: Sequence[Sample], second: Sequence[Sample]) -> list[Tensor]:
+        """For each pair of clips (S,): P(first is better) in each segment, NaN where it could not say."""
+
+    def judged(self, record: Preference, label: Tensor) -> Preference:
+        """The record of two clips with the label of each segment."""
 
     def close(self) -> None:
         """Let go of files."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..records import Preference
-    from ..rulings import PairJudge, Ruling
+    from ..rulings import ClipJudge, PairJudge, Ruling
     from ..scoring import Sample
     from .screen import Screen
 
@@ -57,7 +57,7 @@ def bias(given: Any) -> int:
 
 
 def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen) -> int:
-    """Ask a judge about every two items of every record, and write preferences and rulings.
+    """Ask a judge about every two items of every record, and write preferences and rulings; of clips, segments.
 
     Answers are kept beside the output as they come: a run that was killed goes on without asking again.
     """
@@ -65,6 +65,7 @@ def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen)
 
     from .. import rulings
     from ..data import store
+    from . import clips
 
     out = Path(given.out).expanduser() if given.out else None
     judge = _built(given.judge, (out.parent if out else root) / ".judge-answers")
@@ -72,6 +73,8 @@ def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen)
     pairs = [(record, i, j) for record in records for i, j in combinations(range(len(record.items)), 2)]
     if not pairs:
         raise words.UsageError("no record has two items to compare: a judge compares, a scorer rates (--scorer)")
+    if isinstance(judge, rulings.ClipJudge):
+        return clips.label(judge, pairs, root, out, screen)
     made: dict[str, Preference] = {}
     said: list[Ruling] = []
     with closing(judge), screen.stage(f"compare with {judge.name}", total=len(pairs)) as stage:
@@ -87,20 +90,20 @@ def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen)
     return 0
 
 
-def _built(given: str, book: Path) -> PairJudge:
+def _built(given: str, book: Path) -> PairJudge | ClipJudge:
     """The judge, with the book of its answers beside the output unless it was told of another."""
     import inspect
 
     from .. import registry
-    from ..rulings import PairJudge
+    from ..rulings import ClipJudge, PairJudge
 
     named = words.named(given)
     settings = dict(named) if isinstance(named, dict) else {"name": named}
     known = inspect.signature(registry.load("judge", str(settings.get("name")))).parameters
     made = registry.build("judge", {"book": str(book), **settings} if "book" in known else settings)
-    if not isinstance(made, PairJudge):
-        raise words.UsageError(f"{settings['name']} says no rulings: a judge needs name, rulings, settled and close")
-    return made
+    if isinstance(made, PairJudge | ClipJudge):
+        return made
+    raise words.UsageError(f"{settings['name']} says no rulings: a judge needs name, rulings, settled and close")
 
 
 def ruled_on(judge: PairJudge, pairs: Sequence[Chosen], root: Path) -> list[list[Ruling]]:
@@ -150,7 +153,8 @@ def settled(
     """A record an aspect: P(each item is the better one), and who that makes the winner; empty where it cannot say."""
     from dataclasses import replace
 
-    pair = _taken(*chosen, root, beside)
+    record, i, j = chosen
+    pair = taken(record, i, j, root, beside, paths=_is_picture(record.items[i]) and _is_picture(record.items[j]))
     silent = {each.aspect: each.chance for each in ruled}
     for aspect, chance in (judge.settled(ruled) if any(each.valid for each in ruled) else silent).items():
         verdict = None if chance != chance else "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
@@ -158,8 +162,8 @@ def settled(
         yield replace(made, aspect=aspect, verdict=verdict, key="")
 
 
-def _taken(record: Preference, i: int, j: int, root: Path, beside: Path) -> Preference:
-    """Two items of a record, unjudged, as a record in the folder `beside` names them."""
+def taken(record: Preference, i: int, j: int, root: Path, beside: Path, *, paths: bool) -> Preference:
+    """Two items of a record, unjudged, as a record in the folder `beside` names them if they are paths."""
     from dataclasses import replace
 
     import numpy as np
@@ -169,7 +173,7 @@ def _taken(record: Preference, i: int, j: int, root: Path, beside: Path) -> Pref
     items = (record.items[i], record.items[j])
     return replace(
         record,
-        items=seen_from(items, root, beside) if all(map(_is_picture, items)) else items,
+        items=seen_from(items, root, beside) if paths else items,
         media=seen_from(record.media, root, beside),
         scores=np.full((2, 1), np.nan),
         seeds=(record.seeds[i], record.seeds[j]) if record.seeds else (),

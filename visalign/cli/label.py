@@ -20,7 +20,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 def add(commands: words.Commands) -> None:
     """The command."""
     made = words.command(commands, "label", "let a scorer judge pictures and write preference records", EXAMPLE, run)
-    made.add_argument("pictures", metavar="PATH", help="records, or a folder of pictures with NAME.txt prompts")
+    made.add_argument(
+        "pictures", metavar="PATH", help="records, or a folder of pictures, or of clips, with NAME.txt prompts"
+    )
     who = made.add_mutually_exclusive_group(required=True)
     who.add_argument("--scorer", metavar="NAME", help="who scores each picture (visalign list scorer)")
     who.add_argument("--judge", metavar="YAML", help="who compares them two by two: a name, or {name: vlm, backend: …}")
@@ -67,13 +69,16 @@ def _holds_records(path: Path) -> bool:
 
 
 def bare(folder: Path) -> list[Preference]:
-    """Records of a folder of pictures with their prompts beside them; pictures of one prompt share a record."""
+    """Records of a folder of pictures with their prompts beside them; pictures of one prompt share a record.
+
+    A sub-folder with NAME.txt beside it is a clip, by its frames.
+    """
     from ..records import Preference
 
     items: dict[str, list[str]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in ENDINGS:
-            words_file = file.with_suffix(".txt")
+        words_file = file.with_name(f"{file.name if file.is_dir() else file.stem}.txt")
+        if file.suffix.lower() in ENDINGS or (file.is_dir() and words_file.is_file()):
             if not words_file.is_file():
                 raise words.UsageError(f"{file} has no prompt: write it to {words_file}")
             items.setdefault(words_file.read_text(encoding="utf-8").strip(), []).append(file.name)
