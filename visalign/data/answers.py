@@ -67,6 +67,18 @@ def read(path: Path, keys: Sequence[str] = IDS, *, id_of: Callable[[str], str] =
     return Answers(path, tuple(made), tuple(made.values()))
 
 
+def several(paths: Sequence[Path], keys: Sequence[str] = IDS) -> dict[str, list[str]]:
+    """All answers to each id, in the order of the files and their rows; each row must name its question."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        for where, row in _rows(path):
+            key = next((str(row[key]) for key in keys if key in row), None)
+            if key is None:
+                raise DataError(f"{where} has none of {', '.join(keys)} but {', '.join(row)}")
+            found.setdefault(key, []).append(_text(row, where))
+    return found
+
+
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of JSON lines or of one JSON list, each with where it stands."""
     try:
