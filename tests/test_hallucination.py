@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import faulty
+import numpy as np
 import pytest
 
 from visalign import cli, registry
@@ -88,9 +89,11 @@ def test_captions_are_read_as_chair_reads_them(text: str, named: list[str]) -> N
     assert OBJECTS.mentioned(text) == named
 
 
-def test_the_release_takes_the_s_of_a_bus() -> None:
+def test_the_release_takes_the_s_of_a_bus_and_makes_no_tie_of_ties() -> None:
     assert OBJECTS.mentioned("a bus and buses") == ["bus", "bus"]
     assert RELEASE.mentioned("a bus and buses") == ["bus"]
+    assert OBJECTS.mentioned("ties and canoes") == ["tie", "boat"]
+    assert RELEASE.mentioned("a tie, ties, canoes") == ["tie"], "which become ty and cano"
     assert RELEASE.mentioned("skis, a wine glass, scissors") == ["skis", "wine glass", "scissors"]
     with pytest.raises(ValueError, match="right or release"):
         Objects.chair(ours(), variant="wrong")  # type: ignore[arg-type]
@@ -363,6 +366,18 @@ def test_f1_is_of_precision_and_recall_as_they_are_rounded(kind: str, f1: float)
 def test_known_nouns_know_plurals() -> None:
     nouns = language.known_nouns(LEXICON.known)
     assert nouns("Men, puppies and SHIPS; a bus") == ["man", "puppy", "ship"]
+
+
+def test_likeness_is_the_cosine_of_spacys_vectors(tmp_path: Path) -> None:
+    spacy = pytest.importorskip("spacy")
+    made = spacy.blank("en")
+    for word, vector in {"dog": (1, 0), "puppy": (0.8, 0.6), "car": (0, 1)}.items():
+        made.vocab.set_vector(word, np.array(vector, dtype=np.float32))
+    made.to_disk(tmp_path / "vectors")
+    similarity = language.spacy_similarity(str(tmp_path / "vectors"))
+    assert similarity("dog", "puppy") == pytest.approx(0.8)
+    assert similarity("dog", "car") == 0.0
+    assert (similarity("dog", "unheard-of"), similarity("unheard-of", "unheard-of")) == (0.0, 1.0)
 
 
 # Object HalBench

@@ -48,14 +48,24 @@ def known_nouns(known: Collection[str]) -> Callable[[str], list[str]]:
     return lambda text: [each for each in map(singular, tokenised(text.lower())) if each in known]
 
 
-def spacy_similarity() -> Callable[[str, str], float]:
-    """Cosine of two words' vectors in spaCy's en_core_web_lg. DataError where either lacks."""
+def spacy_similarity(model: str = VECTORS) -> Callable[[str, str], float]:
+    """Cosine of two words' vectors in spaCy's en_core_web_lg, or another model or its folder; 1 for the same word.
+
+    0 where a word has no vector, as spaCy has it. DataError where spaCy or the model lacks.
+    """
     try:
         import spacy
 
-        read = cache(spacy.load(VECTORS))
+        read = cache(spacy.load(model))
     except ImportError:
         raise DataError(f"AMBER's likeness is spaCy's, not installed: {EXTRA}, or --similarity none") from None
     except OSError:
-        raise DataError(f"spaCy has no {VECTORS}: python -m spacy download {VECTORS}, or --similarity none") from None
-    return lambda one, other: float(read(one).similarity(read(other)))
+        raise DataError(f"spaCy has no {model}: python -m spacy download {model}, or --similarity none") from None
+
+    def similarity(one: str, other: str) -> float:
+        first, second = read(one), read(other)
+        if one == other:
+            return 1.0
+        return float(first.similarity(second)) if first.vector_norm and second.vector_norm else 0.0
+
+    return similarity

@@ -43,6 +43,7 @@ DOUBLES = (
 ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
 TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|[^\w\s]")  # a sign between two words keeps them from being a double word
 IRREGULAR = {"children": "child", "mice": "mouse", "geese": "goose", "oxen": "ox", "people": "person"}
+LOST = {"canoes", "collies", "doggies", "magpies", "thieves", "ties"}  # pattern.en makes "ty" of ties, "cano" of canoes
 ENDINGS = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man"))
 
 
@@ -66,7 +67,8 @@ class Objects:
     ) -> Objects:
         """As CHAIR reads. `singular` and `tokens` may be the official `pattern.en.singularize`, `nltk.word_tokenize`.
 
-        variant "release": pattern.en takes the s from words that are singular already, so that "a bus" is none.
+        variant "release": pattern.en 2.6 and 3.6 take the s from words that are singular already, so that "a bus" is
+        none, and make no word of some plurals ("ties"). With the official table, every word and plural agrees.
         """
         doubles = {each: each for each in DOUBLES} | _qualified()
         return cls(classes, doubles, singular or _Singular.of(classes, doubles, variant), tokens or tokenised)
@@ -123,9 +125,11 @@ class _Singular:
         return cls(frozenset(parts), variant)
 
     def __call__(self, word: str) -> str:
+        release = self.variant == "release"
         if word in self.known:
-            cut = self.variant == "release" and word.endswith("s") and word != "scissors"
-            return word[:-1] if cut else word
+            return word[:-1] if release and word.endswith("s") and word != "scissors" else word
+        if release and word in LOST:
+            return word
         made = [word[: -len(old)] + new for old, new in ENDINGS if word.endswith(old)]
         return next((each for each in (IRREGULAR.get(word, word), *made) if each in self.known), word)
 
