@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from visalign import playground
+from visalign import playground, scorer_build
+from visalign.cli.screen import Screen
+from visalign.data import store
 from visalign.evaluation import calibration
-from visalign.playground import captions, corpus, families, flawed, world
+from visalign.playground import captions, contrast, corpus, families, flawed, world
 from visalign.playground.checker import ASPECTS, scores
 from visalign.playground.voters import Voters
 from visalign.playground.words import Tokenizer
@@ -183,3 +187,28 @@ def test_a_candidate_is_a_function_of_its_prompt_seed_and_number() -> None:
     assert np.array_equal(first, flawed.picture(PROMPTS[0], 1, 2))
     assert not np.array_equal(first, flawed.picture(PROMPTS[0], 1, 3))
     assert first.shape == (world.SIDE, world.SIDE, 3)
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_a_scorer_from_what_an_interrupted_build_left(tmp_path: Path) -> None:
+    """From a trained contrast on: candidates, votes, training, temperature, and a folder that loads as the shipped."""
+    shutil.copytree(playground.scorer_folder(), tmp_path / "contrast")
+    changes = ("steps=6", "batch=4", "micro_batch=4", "optimizer.warmup=2", "save_every=3")
+    plan = scorer_build.Plan(drawn=4, rendered=12, calibration=16, changes=changes)
+    made = scorer_build.build(tmp_path, Screen(), plan=plan)
+    assert sorted(each.name for each in made.iterdir()) == sorted(
+        ["open_clip_config.json", "open_clip_model.safetensors", "vocab.json", "merges.txt"]
+    )
+    assert len(store.read(tmp_path / "votes" / "records.parquet")) == 16
+    built, shipped = PlaygroundHPS(made), PlaygroundHPS()
+    picture = flawed.picture(PROMPTS[0], 7, 0)
+    again = [each.score([Sample(PROMPTS[0], image=picture)]).values for each in (built, shipped)]
+    assert built.spec.temperature is not None and built.spec.temperature > 0
+    assert not torch.equal(*again) and torch.allclose(*again, atol=0.5)
+
+
+@pytest.mark.slow
+def test_the_recipe_begins_with_contrast(tmp_path: Path) -> None:
+    plan = contrast.Plan(families=16, steps=4, batch=4, save_every=2)
+    made = contrast.build(tmp_path, 0, plan, say=lambda text: None)
+    assert (made / "open_clip_model.safetensors").is_file() and (made / "open_clip_config.json").is_file()
