@@ -12,16 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from visalign.models import states
-from visalign.scoring import Sample, Scores, Spec
+from visalign.scoring import Spec
 
-from . import reading
 from .affine import Affine, collapsed
-from .clip import DTYPES, PathLike, device_of, frozen
+from .clip import DTYPES, PathLike, Unprompted
 from .hf_clip import SHAPES, HfClip, hf_clip_network
-from .preprocess import CROPPED, Crop, checked
+from .preprocess import CROPPED, Crop
 
 FILE = "model.safetensors"
 V2_LAYERS = tuple(f"layers.{number}" for number in (0, 2, 4, 6, 7))
@@ -53,7 +50,7 @@ VERSIONS = {
 }
 
 
-class Aesthetic:
+class Aesthetic(Unprompted):
     """An affine map of the unit image embedding of an OpenAI CLIP; reads no prompt.
 
     Args:
@@ -79,13 +76,11 @@ class Aesthetic:
         allow_download: bool = False,
     ) -> None:
         chosen, repo = VERSIONS[version], CLIPS[model]
-        self.head = head(Path(weights).expanduser(), chosen.layers).to(device)
+        rating = head(Path(weights).expanduser(), chosen.layers).to(device)
         path = states.located(clip, repo, FILE, allow_download=allow_download)
-        self.towers = HfClip(hf_clip_network(path, config or SHAPES[model], DTYPES[dtype]).to(device))
-        frozen(self.towers.network)
-        self.geometry, self.batch = Crop(self.towers.network.config.vision_config.image_size), batch
-        self.spec = self.describe(version, model)
-        self.name = self.spec.name
+        towers = HfClip(hf_clip_network(path, config or SHAPES[model], DTYPES[dtype]).to(device))
+        size = towers.network.config.vision_config.image_size
+        super().__init__(self.describe(version, model), towers, Crop(size), rating, batch=batch)
 
     @staticmethod
     def describe(version: str = "2", model: str = "ViT-L-14") -> Spec:
@@ -102,18 +97,6 @@ class Aesthetic:
             preprocessing=CROPPED.format(224),
             antialias=True,
         )
-
-    def score(self, samples: Sequence[Sample]) -> Scores:
-        """One number a picture."""
-        device = device_of(self.towers.network)
-        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph; prompts are not read."""
-        return self._values(self.geometry.pixels(checked(pixels)), prompts)
-
-    def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.head(self.towers.images(pixels))
 
 
 def head(path: Path, layers: Sequence[str]) -> Affine:

@@ -129,6 +129,41 @@ class Cosine:
         return [self.template.replace("{}", each) for each in prompts]
 
 
+class Unprompted:
+    """A scorer that reads no prompt: `value` of the unit vectors of an image tower, computed in float32.
+
+    Args:
+        spec: what it is.
+        towers: the network.
+        geometry: how a picture is made square.
+        value: from unit vectors (n, d) to scores (n,).
+        batch: pictures at a time.
+    """
+
+    def __init__(
+        self, spec: Spec, towers: Towers, geometry: Geometry, value: Callable[[Tensor], Tensor], *, batch: int = 32
+    ) -> None:
+        self.spec, self.towers, self.geometry, self.value, self.batch = spec, towers, geometry, value, batch
+        frozen(towers.network)
+
+    @property
+    def name(self) -> str:
+        """What records and reports call it."""
+        return self.spec.name
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        """One number a picture."""
+        device = device_of(self.towers.network)
+        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
+
+    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
+        """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph; prompts are not read."""
+        return self._values(self.geometry.pixels(checked(pixels)), prompts)
+
+    def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.value(self.towers.images(pixels))
+
+
 def _itself(cosine: Tensor) -> Tensor:
     return cosine
 

@@ -6,7 +6,7 @@ caption. torchmetrics' is 100 cos with ViT-L/14 and no prefix, clamped at 0 only
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from visalign.models import states
-from visalign.scoring import Sample, Scores, Spec
+from visalign.scoring import Spec
 
 from . import reading
-from .clip import DTYPES, Cosine, PathLike, Tokenizer, device_of, frozen
+from .clip import DTYPES, Cosine, PathLike, Tokenizer, Unprompted
 from .hf_clip import HfClip, hf_clip_network
-from .preprocess import CROPPED, Crop, checked
+from .preprocess import CROPPED, Crop
 
 FILE = "model.safetensors"
 WEIGHT = 2.5  # w of eq. 1
@@ -114,7 +114,7 @@ class CLIPScore(Cosine):
         )
 
 
-class CLIPIQA:
+class CLIPIQA(Unprompted):
     """CLIP-IQA: how much nearer a picture is to "Good photo." than to "Bad photo.", in (0, 1); reads no prompt.
 
     Here on ViT-L/14; the paper's is a ResNet-50 without position embeddings, so its numbers are others.
@@ -136,12 +136,10 @@ class CLIPIQA:
     ) -> None:
         repo = VARIANTS["torchmetrics"].repo
         path = states.located(weights, repo, FILE, allow_download=allow_download)
-        self.towers = HfClip(hf_clip_network(path, config, DTYPES[dtype]).to(device), tokenizer)
-        frozen(self.towers.network)
-        self.geometry, self.batch = Crop(self.towers.network.config.vision_config.image_size), batch
-        self.anchors = reading.Remembered(self.towers.texts)(anchors)
-        self.spec = self.describe()
-        self.name = self.spec.name
+        towers = HfClip(hf_clip_network(path, config, DTYPES[dtype]).to(device), tokenizer)
+        size = towers.network.config.vision_config.image_size
+        super().__init__(self.describe(), towers, Crop(size), self._good, batch=batch)
+        self.anchors = reading.Remembered(towers.texts)(anchors)
 
     @staticmethod
     def describe() -> Spec:
@@ -157,14 +155,5 @@ class CLIPIQA:
             antialias=True,
         )
 
-    def score(self, samples: Sequence[Sample]) -> Scores:
-        """One number a picture."""
-        device = device_of(self.towers.network)
-        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
-
-    def score_pixels(self, pixels: Tensor, prompts: Sequence[str] = ()) -> Tensor:
-        """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph; prompts are not read."""
-        return self._values(self.geometry.pixels(checked(pixels)), prompts)
-
-    def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        return good_of_pair(self.towers.images(pixels) @ self.anchors.T)
+    def _good(self, images: Tensor) -> Tensor:
+        return good_of_pair(images @ self.anchors.T)
