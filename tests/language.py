@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from visalign import registry
 from visalign.batches import AnswerPairs, Answers, Dialogues
-from visalign.contract import LanguageModel, Method, Reference, Spoken
+from visalign.contract import LanguageModel, Method, Spoken
 from visalign.data.dialogues import VIEWS, RecordsView, Settings
 from visalign.models.mllm import SeeingModel
 from visalign.models.seeing import SeeingFolder
@@ -63,13 +63,16 @@ def likeness(words: Sequence[str], pictures: Sequence[Image.Image]) -> list[floa
 
 @cache
 def folder(root: Path, family: str = "llava") -> SeeingFolder:
-    """A tiny model's folder."""
-    return SeeingFolder.open(getattr(tiny_vlm, family)(root / family))
+    """A tiny model's folder, made once."""
+    if not (root / family / "config.json").is_file():
+        getattr(tiny_vlm, family)(root / family)
+    return SeeingFolder.open(root / family)
 
 
-def view(root: Path, kind: type, *, family: str = "llava", **settings: Any) -> RecordsView:
+@cache
+def view(root: Path, kind: type, family: str = "llava") -> RecordsView:
     """Eight records as a view that makes batches of this type."""
-    how = Settings(likeness=likeness, **settings)
+    how = Settings(likeness=likeness)
     return VIEWS[kind](records(root / "data"), root / "data", folder(root, family).reader(), how)
 
 
@@ -122,8 +125,3 @@ class Counted(nn.Module):
     def reference(self, dialogues: Dialogues, *, hidden: int | None = None) -> Spoken:
         self.free += len(dialogues)
         return self.inner.reference(dialogues, hidden=hidden)
-
-
-def compares(name: str) -> bool:
-    """Whether the method has a reference."""
-    return method(name).reference is not Reference.NONE

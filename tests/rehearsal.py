@@ -292,15 +292,29 @@ def _perform(job: dict[str, Any], rank: int) -> int:
 
 def _perform_method(job: dict[str, Any], out: Path, rank: int) -> int:
     """A few steps of a registered method on records of its own type."""
-    method = methods.method(job["method"])
-    follows = method.reference is Reference.EMA
-    model = methods.denoiser(train=job["train"], dtype=torch.float32, follows=follows)
+    method, model, view = _language(job) if "language" in job else _denoising(job)
     start = torch.cat([each.detach().flatten().clone() for each in model.trainable().values()])
-    view = methods.Records(method.batch_type, users=job["train"] == "user")
     engine.train(settings(out, *job["changes"]), method, model, view, resume=False)
     moved = torch.cat([each.detach().flatten() for each in model.trainable().values()]) - start
     save_file({"moved": moved}, out / f"rank-{rank}.safetensors")
     return 0
+
+
+def _denoising(job: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """A method for denoisers, a small one, and records."""
+    method = methods.method(job["method"])
+    follows = method.reference is Reference.EMA
+    model = methods.denoiser(train=job["train"], dtype=torch.float32, follows=follows)
+    return method, model, methods.Records(method.batch_type, users=job["train"] == "user")
+
+
+def _language(job: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """A method for language models, a tiny one, and records: of the folder that the job names."""
+    import language
+
+    method, root = language.method(job["method"]), Path(job["language"])
+    model = language.model(root, job["method"], dtype=torch.float32)
+    return method, model, language.view(root, method.batch_type)
 
 
 def slow_down_saving(seconds: float) -> None:

@@ -154,6 +154,12 @@ def _asked(reader: Reader, question: Question, bad: list[Bad]) -> Asked | None:
         return None
 
 
+def weights_of(model: str) -> str:
+    """The MODEL itself, or where a run's folder has its weights."""
+    inside = Path(model).expanduser() / "weights"
+    return str(inside) if inside.is_dir() else model
+
+
 def about_of(out: Path) -> Path:
     """Where it is written what made a file of answers."""
     return out.with_name(f"{out.name}.about.json")

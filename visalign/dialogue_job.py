@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from . import dialogue_plan, engine, registry
-from .batches import AnswerPairs, Answers
+from .batches import AnswerPairs, Answers, Critiques
 from .config import ConfigError, Run
 from .contract import Method, Recalling, Reference
 from .data import dialogues, recalled
@@ -23,13 +23,14 @@ from .job import Screen, facts, read_records
 from .jobs import Plan
 from .models import publish_mllm
 from .models.attention import Resolution
+from .models.critic import CriticModel, with_head
 from .models.mllm import SeeingModel
 from .models.seeing import SeeingFolder
 from .schedule import Order
 from .scoring import Sample, Scorer
 from .watch import Noted
 
-KINDS = (AnswerPairs, Answers)
+KINDS = (AnswerPairs, Answers, Critiques)
 SHIPPED = "seeing.parquet"
 
 
@@ -57,12 +58,16 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Told:
     view = opened(run, method, folder, screen)
     with screen.stage(f"load {run.model.folder}"):
         model = network(run, folder, reference, ranks)
+        if method.batch_type is Critiques:
+            model = critic(run, folder, model)
     seen: Any = remembered(run, view, model, reference, ranks, screen) if run.model.cache_reference else view
     with screen.stage(f"train {run.name}: {run.method['name']}, {len(view)} records", total=run.steps) as stage:
         summary = engine.train(run, method, model, seen, on_step=Noted(run, stage), resume=resume)
     weights = run.out / "weights"
     if ranks.main:
         publish_mllm.publish(model, folder, weights, facts(run, len(view), summary))
+        if isinstance(model, CriticModel):
+            model.save(weights)
     ranks.wait()
     return Told(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention)
 
@@ -103,7 +108,7 @@ def opened(run: Run, method: Method, folder: SeeingFolder, screen: Screen) -> Re
             records,
             root,
             folder.reader(max_length=how.max_length),
-            dialogues.Settings(how.ties, how.temperature, how.max_bad, likeness(how.relevance)),
+            dialogues.Settings(how.ties, how.temperature, how.max_bad, how.critique, likeness(how.relevance)),
             bad=bad,
             listed=cache_of(run, root) / "quarantine.jsonl",
             progress=lambda what, done, total: stage(done, what, total=total),
@@ -156,6 +161,14 @@ def network(run: Run, folder: SeeingFolder, reference: Reference, ranks: Ranks) 
     if run.compile:
         model.compile_networks()
     return model
+
+
+def critic(run: Run, folder: SeeingFolder, model: SeeingModel) -> CriticModel:
+    """The model with a reward head: the folder's own, or a new one with the settings of model.network."""
+    try:
+        return with_head(model, folder.adapters or folder.path, run.data.critique, seed=run.seed, **run.model.network)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.network: {error}") from error
 
 
 def remembered(

@@ -66,7 +66,7 @@ def of_data(run: Run, method: Method, shipped: str) -> tuple[list[list[str]], li
     bad: list[Bad] = []
     records, root = read_records(run, shipped=shipped, bad=bad)
     sorting: type[RecordsView] = VIEWS[method.batch_type]
-    how = How(run.data.ties, run.data.temperature)
+    how = How(run.data.ties, run.data.temperature, critique=run.data.critique)
     found = [sorting.choice(each, how) for each in records if wording(each) is None]
     chosen = [each for each in found if isinstance(each, Chosen)]
     left_out = Counter(each for each in found if isinstance(each, str))
@@ -85,8 +85,8 @@ def measured(chosen: Sequence[Chosen], root: Path, reader: Reader) -> Lengths:
     whole, answers = [], []
     for each in islice(chosen, LOOKED_AT):
         try:
-            asked = reader.ask(each.record.prompt, opened(each.record, root))
-            reads = [reader.answered(asked, answer) for answer in each.answers]
+            pictures = opened(each.record, root)
+            reads = [reader.read(question, pictures, answer) for question, answer in each.turns]
         except (ImageError, Unreadable):
             continue
         whole += [len(read.ids) for read in reads]
@@ -106,11 +106,11 @@ def guess(run: Run) -> Lengths:
 
 
 def spared(method: Method, cached: bool) -> Passes:
-    """The method's passes, without what a cache of the reference's answers spares."""
+    """The method's passes; a cache of what the reference says of a pair spares two."""
     passes = method.passes
     if not cached or not isinstance(method, Recalling):
         return passes
-    return replace(passes, free=0.0 if method.recalls == "all" else max(passes.free - 2.0, 0.0))
+    return replace(passes, free=max(passes.free - 2.0, 0.0))
 
 
 def shaped(

@@ -59,12 +59,15 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """The parser of every command."""
     from . import (
+        answer,
         caption,
         compare,
         data,
         demo,
+        distill,
         evaluate,
         generate,
+        hallucinate,
         judge,
         label,
         names,
@@ -91,9 +94,12 @@ def parser() -> Parser:
         demo,
         train,
         generate,
+        answer,
         label,
         judge,
         caption,
+        hallucinate,
+        distill,
         sets,
         rounds,
         score,

@@ -1,0 +1,73 @@
+"""visalign answer: what a model answers to questions about pictures, one line an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import words
+
+if TYPE_CHECKING:
+    from .screen import Screen
+
+EXAMPLE = "visalign answer playground --questions playground:heldout:50 --out runs/answers.jsonl"
+QUESTIONS = """MODEL is playground, a folder of a transformers image-text-to-text model or of adapters to one, a run's
+folder, or a hub id. QUESTIONS is one of
+  votes.parquet                  records: their prompts, about their media
+  coco_pope_random.json          rows with a question (or query, text), an image and an id; --images says where from
+  playground:heldout:50          the playground's; random, popular and adversarial are its probes
+The same command goes on where it stopped: what has an answer in --out is not asked again."""
+
+
+def add(commands: words.Commands) -> None:
+    """The command."""
+    made = words.command(commands, "answer", "answer questions about pictures, as answers to be measured", EXAMPLE, run)
+    made.epilog = f"{made.epilog}\n\n{QUESTIONS}"
+    made.add_argument("model", metavar="MODEL", help="who answers, as below")
+    made.add_argument("--questions", required=True, metavar="QUESTIONS", help="what is asked, as below")
+    made.add_argument("--format", metavar="NAME", help="of the records (visalign list source); told from the file")
+    made.add_argument("--images", metavar="DIR", help="the folder of the pictures (that of the questions)")
+    made.add_argument("--out", default="runs/answers.jsonl", metavar="FILE", help="where to (runs/answers.jsonl)")
+    made.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (512)")
+    made.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest tokens (0)")
+    made.add_argument("--top-p", type=float, default=1.0, help="sample among tokens that have this chance together (1)")
+    made.add_argument("--seed", type=int, default=0, help="of sampling (0)")
+    made.add_argument("--batch", type=int, default=8, help="questions at a time (8)")
+    made.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
+    made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (auto)")
+    made.add_argument("--allow-download", action="store_true", help="let a model be fetched from the hub")
+
+
+def run(given: Any) -> int:
+    """Answer what has no answer yet."""
+    from pathlib import Path
+
+    from .. import answering
+    from ..data.questions import questions
+    from ..drawing import Settings
+    from ..models.seeing import SeeingFolder
+    from .screen import Screen
+
+    if given.batch < 1:
+        raise words.UsageError(f"--batch must be at least 1, got {given.batch}")
+    how = answering.Settings(given.max_new_tokens, given.temperature, given.top_p, given.seed)
+    screen, out = Screen(), Path(given.out)
+    images = Path(given.images).expanduser() if given.images else None
+    asked = questions(given.questions, pictures=images, format=given.format)
+    folder = SeeingFolder.open(answering.weights_of(given.model), allow_download=given.allow_download)
+    with screen.stage(f"open {given.model}"):
+        model = folder.model(train="none", dtype=given.dtype, device=Settings(device=given.device).place)
+        answerer = answering.Answerer(model.network, folder.reader(), how)
+    with screen.stage(f"answer {len(asked)} questions", total=len(asked)) as stage:
+        count, bad = answering.answer_all(
+            answerer, asked, out, model=given.model, fingerprint=model.fingerprint, batch=given.batch, progress=stage
+        )
+    return summarize(len(asked), count, answering.warned(bad), out, screen)
+
+
+def summarize(asked: int, count: int, warning: str, out: Any, screen: Screen) -> int:
+    """What was done; 1 if questions could not be asked."""
+    before = f"; {asked - count} had one, or cannot be asked" if count < asked else ""
+    screen.say(f"{count} answers in {out}{before}")
+    if warning:
+        screen.warn(warning)
+    return 1 if warning else 0
