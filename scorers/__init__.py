@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .aesthetic import Aesthetic as Aesthetic
     from .clipscore import CLIPIQA as CLIPIQA
     from .clipscore import CLIPScore as CLIPScore
+    from .critique import Critique as Critique
     from .edit_reward import EditReward as EditReward
     from .ensemble import Ensemble as Ensemble
     from .hpsv2 import HPSv2 as HPSv2

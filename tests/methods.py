@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from visalign import registry
-from visalign.batches import Anchored, AnswerPairs, Answers, Comparisons, Condition, Labelled, Pairs, Prompts, Singles
+from visalign.batches import (
+    Anchored,
+    AnswerPairs,
+    Answers,
+    Comparisons,
+    Condition,
+    Critiques,
+    Labelled,
+    Pairs,
+    Prompts,
+    Singles,
+)
 from visalign.contract import Denoiser, Method
 from visalign.draws import Draws
 from visalign.models.unet import UNetDenoiser
@@ -46,7 +57,7 @@ TRAIN: dict[str, str] = {"ppd": "user"}
 USER = Shape(tokens=2, width=5)  # of users' embeddings
 
 # The methods that train a denoiser. The laws of the others are in test_reward_model.py and test_language_methods.py.
-OTHERS = (Comparisons, AnswerPairs, Answers)
+OTHERS = (Comparisons, AnswerPairs, Answers, Critiques)
 DENOISING = [name for name in registry.TABLE["method"] if registry.load("method", name).batch_type not in OTHERS]
 
 # Other settings of a method under which the same laws must hold, by what a test calls them.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time the registry knows them
     from .chip import CHiP as CHiP
+    from .critique_reward import CritiqueReward as CritiqueReward
     from .dcpo import DCPO as DCPO
     from .diffusion_dpo import DiffusionDPO as DiffusionDPO
     from .diffusion_kto import DiffusionKTO as DiffusionKTO

@@ -178,6 +178,14 @@ class AnswerPairs:
 
 
 @dataclass(frozen=True)
+class Critiques(AnswerPairs):
+    """b pairs of critiques: what is said of a preferred answer and of another, each asked with the answer it is about.
+
+    So the two of a pair share the pictures, and not the question. A tie has confidence 1/2.
+    """
+
+
+@dataclass(frozen=True)
 class Answers:
     """n questions with an answer each: supervised fine-tuning."""
 

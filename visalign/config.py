@@ -51,6 +51,7 @@ class Data:
     liked: float | None = between(None, 0.0, 1.0, open_low=True)  # weight of liked pictures among labelled ones, in all
     users: Path | None = None  # safetensors with each user's embedding (tokens, width), for personalised methods
     max_length: int | None = between(None, 1)  # tokens of question, pictures and answer; what is longer loses its end
+    critique: str = "{question}\n{answer}"  # how a critic is asked about an answer
     relevance: str | Mapping[str, Any] | None = None  # a scorer that says which words of a question the picture shows
     temperature: float = between(0.0, 0.0)  # from utility differences to probabilities; 0: the higher one is better
 

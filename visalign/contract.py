@@ -101,6 +101,22 @@ class LanguageModel(Protocol):
         """What the reference says, without gradient: LoRA off, a frozen copy, or an EMA."""
 
 
+@dataclass(frozen=True)
+class Criticised:
+    """What a critic says in n critiques, and the reward that it gives behind each."""
+
+    spoken: Spoken  # of the critiques' tokens
+    score: Tensor  # (n,) higher is better
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """A language model that says what it makes of an answer, and then how good that is."""
+
+    def criticise(self, dialogues: Dialogues) -> Criticised:
+        """What it says of n critiques, and its scores once it has read them, with gradient."""
+
+
 class Method(Protocol):
     """A paper: hyper-parameters as dataclass fields, and `loss`."""
 

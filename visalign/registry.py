@@ -46,6 +46,7 @@ class Entry:
 TABLE: Mapping[str, Mapping[str, Entry]] = {
     "method": {
         "chip": Entry("visalign.trainers.chip:CHiP", "CHiP, words, segments, tokens and pictures (arXiv 2501.16629)"),
+        "critique_reward": Entry("visalign.trainers.critique_reward:CritiqueReward", "a scorer that says why first"),
         "dcpo": Entry("visalign.trainers.dcpo:DCPO", "DCPO, a caption for each of a pair (arXiv 2502.06023)"),
         "diffusion_dpo": Entry("visalign.trainers.diffusion_dpo:DiffusionDPO", "Diffusion-DPO (arXiv 2311.12908)"),
         "diffusion_kto": Entry("visalign.trainers.diffusion_kto:DiffusionKTO", "Diffusion-KTO (arXiv 2404.04465)"),
@@ -67,7 +68,9 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "rpo": Entry("visalign.trainers.rpo:RPO", "RPO, a subject by rewarded pairs (arXiv 2407.12164)"),
         "self_npo": Entry("visalign.trainers.self_npo:SelfNPO", "Self-NPO, without any data (arXiv 2505.11777)"),
         "spo": Entry("visalign.trainers.spo:SPO", "SPO, step by step on its own drawings (arXiv 2406.04314)"),
-        "tars": Entry("visalign.trainers.tars:TARS", "TARS, words that no picture shows are changed (arXiv 2507.21584)"),
+        "tars": Entry(
+            "visalign.trainers.tars:TARS", "TARS, words that no picture shows are changed (arXiv 2507.21584)"
+        ),
         "v_dpo": Entry("visalign.trainers.v_dpo:VDPO", "V-DPO, guided by what is seen (arXiv 2411.02712)"),
         "sft": Entry("visalign.trainers.sft:SFT", "fine-tuning on the preferred pictures, the baseline"),
     },
@@ -94,6 +97,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "learned": Entry("visalign.scorers.learned:Learned", "a reward model that `visalign train` published"),
         "ensemble": Entry("visalign.scorers.ensemble:Ensemble", "scorers as one: mean, worst case, harmonic, …"),
         "likeness": Entry("visalign.scorers.likeness:Likeness", "likeness to the pictures of a folder: a subject"),
+        "critique": Entry("visalign.scorers.critique:Critique", "MM-RLHF (arXiv 2502.10391): a critique, then a score"),
         "vlm": Entry("visalign.scorers.vlm_judge:VLMJudge", "a vision-language model rates, by a rubric"),
         "ocr": Entry("visalign.scorers.ocr:OCR", "how well a picture shows the text in its prompt's quotes"),
         "geneval": Entry("visalign.scorers.objects:GenEval", "GenEval (arXiv 2310.11513): things, colours and places"),
@@ -135,6 +139,10 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
     "rewriter": {
         "local": Entry("visalign.models.writers:LocalRewriter", "a language model's folder, DIPPER for one"),
         "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or nearly"),
+    },
+    "similarity": {
+        "words": Entry("visalign.similarity:WordOverlap", "cosine of texts' words, for the playground"),
+        "sentences": Entry("visalign.models.sentence_encoder:SentenceEncoder", "an encoder's folder (MPNet, …)"),
     },
     "latent_scorer": {
         "playground": Entry("visalign.playground.step_judge:StepJudge", "what voters will think of a noisy picture"),

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "xformers", "open_clip_torch")
 KINDS = (
-    "method", "scorer", "judge", "chat", "reader", "captioner", "rewriter", "detector", "text_reader", "loss", "recipe",
-    "source", "model",
+    "method", "scorer", "judge", "chat", "reader", "captioner", "rewriter", "detector", "text_reader", "similarity",
+    "loss", "recipe", "source", "model",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import images
-from ..batches import AnswerPairs, Answers, Dialogues, Vocabulary
+from ..batches import AnswerPairs, Answers, Critiques, Dialogues, Vocabulary
 from ..draws import Draws
 from ..images import ImageError
+from ..models.critic import criticism
 from ..models.reading import Read, Reader, Unreadable
 from ..records import DataError, Preference
 from . import media, quarantine
@@ -45,13 +46,21 @@ class Chosen:
     record: Preference
     items: tuple[int, ...]  # of the record's answers
     confidence: float = 1.0  # P(the first is really better)
+    critique: str = ""  # how a critic is asked about the answers, where critiques of them are what is learnt
     digest: str = ""  # of all tokens and pixels
     relevance: tuple[Tensor, ...] = ()  # (L,) of each dialogue, where words' likeness to the picture was asked for
 
     @property
-    def answers(self) -> list[str]:
-        """The answers, the preferred one first."""
-        return [self.record.items[item] for item in self.items]
+    def turns(self) -> list[tuple[str, str]]:
+        """A question and an answer to it for each dialogue, that of the preferred answer first."""
+        said = [self.record.items[item] for item in self.items]
+        if not self.critique:
+            return [(self.record.prompt, answer) for answer in said]
+        about = [self.record.captions[item] for item in self.items]
+        return [
+            (criticism(self.critique, self.record.prompt, answer), text)
+            for answer, text in zip(said, about, strict=True)
+        ]
 
     @property
     def pair(self) -> Pair:
@@ -67,8 +76,13 @@ class Settings:
     ties: Literal["skip", "half"] = "skip"
     temperature: float = 0.0  # from differences of utilities to confidence; 0: the higher one is surely better
     max_bad: float = 0.01  # share of records that may be set aside; ten always may
+    critique: str = "{question}\n{answer}"  # how a critic is asked about an answer
     likeness: Likeness | None = None  # says which words of question and answer the pictures show
     kept: int = KEPT
+
+    def __post_init__(self) -> None:
+        if missing := [hole for hole in ("{question}", "{answer}") if hole not in self.critique]:
+            raise DataError(f"data.critique has no place for {missing[0]}: {self.critique!r}")
 
 
 class RecordsView:
@@ -150,8 +164,9 @@ class RecordsView:
 
     def _read(self, chosen: Chosen, pictures: Sequence[Image.Image]) -> tuple[Read, ...]:
         """The dialogues of a record, which share their question; raises Unreadable."""
-        asked = self.reader.ask(chosen.record.prompt, pictures)
-        return tuple(self.reader.answered(asked, answer) for answer in chosen.answers)
+        turns = chosen.turns
+        asked = {question: self.reader.ask(question, pictures) for question, _ in turns}
+        return tuple(self.reader.answered(asked[question], answer) for question, answer in turns)
 
     def _opened(self, record: Preference) -> list[Image.Image]:
         return [images.load(media.fetch(each, self.root)) for each in record.media]
@@ -252,9 +267,28 @@ class AnswersView(RecordsView):
         return Answers(self.collated(indices), draw, torch.ones(len(indices)))
 
 
+class CritiquesView(PairsOfAnswersView):
+    """Pairs of critiques: of the best and the worst answer of each record, from its captions; ties by the settings."""
+
+    @staticmethod
+    def choice(record: Preference, settings: Settings) -> Chosen | str:
+        """The two answers that are compared, with how a critic is asked about them."""
+        found = PairsOfAnswersView.choice(record, settings)
+        if isinstance(found, str):
+            return found
+        written = bool(record.captions) and all(record.captions[item].strip() for item in found.items)
+        return replace(found, critique=settings.critique) if written else "no critiques"
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Critiques:
+        """The critiques at these indices."""
+        made = super().batch(indices, visits, seed)
+        return Critiques(**{each.name: getattr(made, each.name) for each in fields(made)})
+
+
 VIEWS: Mapping[type, type[PairsOfAnswersView] | type[AnswersView]] = {
     AnswerPairs: PairsOfAnswersView,
     Answers: AnswersView,
+    Critiques: CritiquesView,
 }
 
 
