@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from visalign.contract import Passes, Reference
-from visalign.models import architectures, cost
+from visalign.models import architectures, cost, users
 
 TINY = {
     "sample_size": 16,
@@ -81,3 +81,27 @@ def test_half_precision_keeps_half_the_activations() -> None:
         cost.estimate(replace(SHAPE, train="full", precision="bf16")),
     )
     assert 0.45 < narrow.activations / wide.activations < 0.75  # norms keep float32 statistics
+
+
+def test_attention_to_users_costs_what_a_real_run_does() -> None:
+    """Its own parameters alone are trained, and the frozen network is its reference."""
+    shape = users.Shape(tokens=3, width=5)
+    told = cost.estimate(replace(SHAPE, train="user", users=shape))
+    network = UNet2DConditionModel.from_config(TINY)
+    trained = users.Users(network, shape).trainable()
+    assert told.trained == sum(each.numel() for each in trained.values()) < 0.1 * told.parameters
+    assert (told.reference, told.optimizer) == (0, 2 * 4 * told.trained)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        text = users.told(network, torch.randn(1, 7, 24), torch.randn(1, 3, 5))
+        network(torch.randn(1, 4, 16, 16), torch.tensor([5]), text)
+    assert told.forward_flop == counter.get_total_flops() > cost.estimate(replace(SHAPE, train="full")).forward_flop
+
+
+def test_attention_to_users_has_the_size_that_its_recipe_tells() -> None:
+    """PPD's embeddings (29, 3584) on Stable Diffusion 1.5; nothing of that size is held."""
+    shape = cost.Shape(architectures.SD15, size=8)
+    with torch.device("meta"):
+        made = cost.adapted(cost.skeleton(shape), replace(shape, train="user", users=users.Shape(29, 3584)))
+    assert made is not None
+    assert sum(each.numel() for each in made.trainable().values()) == 21_924_096
+    assert {each.device.type for each in made.trainable().values()} == {"meta"}

@@ -124,7 +124,6 @@ def skeleton(shape: Shape) -> Any:
 
 def measured(network: nn.Module, shape: Shape) -> tuple[float, float, int]:
     """FLOP of one picture forward and backward, and the bytes that are kept in between."""
-    inputs = meta_inputs(network, shape)
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -137,6 +136,7 @@ def measured(network: nn.Module, shape: Shape) -> tuple[float, float, int]:
     alive: list[Tensor] = []  # so that no storage is freed and its identity given to another
     counter = FlopCounterMode(display=False)
     with counter, saved_tensors_hooks(note, lambda tensor: tensor):
+        inputs = meta_inputs(network, shape)  # of users' embeddings a layer is asked already
         answer = network(**inputs, return_dict=False)[0]
     forward, held = float(counter.get_total_flops()), sum(kept.values())
     with counter:
