@@ -161,6 +161,12 @@ def test_the_cost_of_sdxl_is_told_without_its_weights(capsys: pytest.CaptureFixt
     assert (run["model"]["rank"], run["data"]["resolution"]) == (8, 256)
 
 
+def test_a_dry_run_of_attention_to_users_needs_neither_weights_nor_users(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "train", "sd15_ppd", "--dry-run", "data.resolution=64")
+    assert code == 0
+    assert "859,520,964, of which 21,924,096 are trained" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_a_dry_run_reads_a_folder_s_own_shape_and_writes_nothing(
     family: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, records: Path

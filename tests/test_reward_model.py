@@ -18,6 +18,7 @@ from visalign.contract import Rated, RewardModel
 from visalign.data.comparisons import ComparisonsView, Reading, compared
 from visalign.draws import Draws
 from visalign.learner import Step
+from visalign.metrics import HEALTHY
 from visalign.models.reward_heads import NAMES, head_of
 from visalign.records import DataError, Preference
 from visalign.trainers.reward_model import RewardModelling
@@ -118,6 +119,7 @@ def test_a_model_that_cannot_tell_has_log_2_and_half_the_votes() -> None:
     torch.testing.assert_close(loss.each, torch.full((4,), math.log(2), dtype=torch.float64))
     assert loss.metrics["accuracy"].tolist() == [0.5] * 4
     assert loss.metrics["certainty"].tolist() == [0.5] * 4
+    assert set(loss.metrics) <= set(HEALTHY)
 
 
 def test_a_tie_pulls_nothing_where_scores_are_equal_and_is_no_vote_for_the_accuracy() -> None:
