@@ -182,7 +182,7 @@ def test_the_model_sees_and_makes_things_up_that_its_habit_explains() -> None:
     turns = seeing.seeing_heldout(100)
     answers = seeing_votes.answers(*shipped(), turns)
     hallucinating, coverage = chair(turns, answers)
-    assert 0.25 < hallucinating < 0.65 and coverage > 0.9
+    assert 0.25 < hallucinating < 0.65 and coverage > 0.97
     wrong = [name for turn, each in zip(turns, answers, strict=True)
              for name in seeing.mentioned(each) if name not in turn.look.shown]  # fmt: skip
     assert sum(name in seeing.PHANTOMS.values() for name in wrong) / len(wrong) > 0.6
