@@ -64,12 +64,13 @@ VARIANTS = {
         "ViT-B-32", "openai/clip-vit-base-patch32", "A photo depicts {}", "2.5 * max(cosine, 0)", (0.4, 1)
     ),
     "torchmetrics": Variant("ViT-L-14", "openai/clip-vit-large-patch14", "{}", "100 * cosine", (10, 35)),
+    "cosine": Variant("ViT-L-14", "openai/clip-vit-large-patch14", "{}", "cosine", (0.1, 0.35)),
 }
-VALUES = {"paper": paper, "torchmetrics": torchmetrics}
+VALUES = {"paper": paper, "torchmetrics": torchmetrics, "cosine": None}
 
 
 class CLIPScore(Cosine):
-    """The paper's number, or torchmetrics' with `variant="torchmetrics"`; not trained on preferences.
+    """The paper's number, or torchmetrics' with `variant="torchmetrics"`, or its "cosine"; not trained on preferences.
 
     Args:
         weights: a file or a folder of the hub's repository for the variant, or None for the hub.
@@ -82,7 +83,7 @@ class CLIPScore(Cosine):
         self,
         weights: PathLike | None = None,
         *,
-        variant: Literal["paper", "torchmetrics"] = "paper",
+        variant: Literal["paper", "torchmetrics", "cosine"] = "paper",
         config: str | Mapping[str, Any] | None = None,
         tokenizer: Tokenizer | None = None,
         device: str = "cpu",
@@ -104,7 +105,7 @@ class CLIPScore(Cosine):
         return Spec(
             name="clipscore" if variant == "paper" else f"clipscore_{variant}",
             scale=chosen.scale,
-            range=(0.0, WEIGHT) if variant == "paper" else (-100.0, 100.0),
+            range={"paper": (0.0, WEIGHT), "torchmetrics": (-100.0, 100.0), "cosine": (-1.0, 1.0)}[variant],
             typical=chosen.typical,
             files=(f"{chosen.repo}: {FILE}",),
             license="MIT (code and weights)",
