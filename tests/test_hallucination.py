@@ -628,6 +628,39 @@ def halbench(folder: Path) -> list[Path]:
     return [written(folder / "obj_halbench_300.jsonl", rows), *coco(folder)]
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"image_id": 42, "answer": "b"}, {"image_id": 1, "answer": "a"}],
+        [{"image": "COCO_val2014_000000000042.jpg", "answer": "b"}, {"image": "val/000000000001.jpg", "answer": "a"}],
+        [{"question_id": 1, "answer": "b"}, {"question_id": 0, "answer": "a"}],
+        [{"answer": "a"}, {"answer": "b"}],
+    ],
+)
+def test_answers_to_object_halbench_are_by_pictures_places_or_in_order(
+    rows: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"a": "A man with two dogs", "b": "A cat on a bus"}
+    answers = written(tmp_path / "a.jsonl", [{**row, "answer": texts[row["answer"]]} for row in rows])
+    code, text = said(capsys, "--bench", "objhal", "--answers", answers, "--annotations", *halbench(tmp_path),
+                      "--out", tmp_path / "o")  # fmt: skip
+    assert code == 0, text
+    found = report(tmp_path / "o")["chair"]["instance"]
+    assert (found["part"], found["whole"]) == (1, 4)
+
+
+def test_a_picture_that_stands_twice_is_asked_about_by_place(tmp_path: Path) -> None:
+    rows = [{"image_id": 1, "question": "What?"}, {"image_id": 1, "question": "Where?"}]
+    items = files.halbench(written(tmp_path / "h.jsonl", rows))
+    assert [(each.id, each.image) for each in items] == [("0", "1"), ("1", "1")]
+
+
+@pytest.mark.parametrize(("name", "id"), [("COCO_val2014_000000000042.jpg", "42"), ("42", "42"), ("000000000042", "42"),
+                                          ("train/7.png", "7"), ("5b18b22f53ccc661", "5b18b22f53ccc661")])  # fmt: skip
+def test_cocos_numbers_in_names(name: str, id: str) -> None:
+    assert files.image_id(name) == id
+
+
 def template(folder: Path) -> Path:
     rows = [{"question_type": kind, "image_id": f"f{n}", "image_content": ["Cat"], "question": "How many cats?",
              "gt_answer": "One.", "model_answer": ""} for n, kind in enumerate(("counting", "other"))]  # fmt: skip

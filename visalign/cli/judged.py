@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ def objhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     items = hallucination.halbench(lists[0])
     objects = Objects.halbench(synonyms(given))
     truth = there(objects, [each for each in annotations if each not in lists], [each.image for each in items])
-    texts = _placed(path, items)
+    texts = _placed(path, items, hallucination.image_id)
     replies: list[Reply] | None = None
     who = "words"
     if given.chat:
@@ -55,7 +55,7 @@ def mmhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     if not given.chat:
         raise words.UsageError("--bench mmhal needs a judge: --chat '{name: endpoint, url: …, model: …}'")
     items = hallucination.mmhal_items(annotations[0])
-    texts = _placed(path, items)
+    texts = _placed(path, items, str)
     asked = template(file(given.judge_words), measure.PLACES) if given.judge_words else measure.WORDS
     with _asker(given) as asker:
         replies, who = measure.judged(items, texts, asker, asked), asker.name
@@ -69,12 +69,14 @@ def mmhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     return Told(numbers.name, rows, sentence, without(numbers, "ratings"), each)
 
 
-def _placed(path: Path, items: Sequence[Any]) -> list[str]:
-    """Answers by the items' ids, or by their places, as the files of official scripts have it."""
+def _placed(path: Path, items: Sequence[Any], id_of: Callable[[str], str]) -> list[str]:
+    """Answers by the items' ids or places, by pictures where each has one, or in order, as public scripts write."""
     from ..data import answers
 
-    found = answers.read(path)
-    places, ids = [str(place) for place in range(len(items))], [each.id for each in items]
+    ids, places = [each.id for each in items], [str(place) for place in range(len(items))]
+    found = answers.read(path, ("question_id", "id"))
+    if found.ids is None and ids != places:
+        found = answers.read(path, ("image_id", "image"), id_of=id_of)
     return found.to(places if found.ids and set(places) <= set(found.ids) else ids)
 
 

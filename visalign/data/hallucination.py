@@ -29,7 +29,7 @@ class Coco:
 
 def image_id(name: str) -> str:
     """COCO's number in a name of a picture: "COCO_val2014_000000000042.jpg" and "42" are both "42"."""
-    found = re.search(r"(\d+)(?:\.\w+)?$", name)
+    found = re.fullmatch(r"(?:.*[_/])?(\d+)(?:\.\w+)?", name)
     return str(int(found[1])) if found else name
 
 
@@ -114,13 +114,13 @@ def queries(path: Path) -> list[dict[str, str]]:
 
 
 def halbench(path: Path) -> list[objhal.Item]:
-    """Object HalBench's JSON lines {image_id, question}; where a picture stands twice, its questions are numbered."""
-    rows = [(str(_of(row, "image_id", where)), str(_of(row, "question", where)), row) for where, row in _rows(path)]
-    images = [image_id(image) for image, _, _ in rows]
+    """Object HalBench's JSON lines {image_id, question}; ids are the pictures, or places where one stands twice."""
+    rows = [(str(_of(row, "image_id", where)), str(_of(row, "question", where))) for where, row in _rows(path)]
+    images = [image_id(image) for image, _ in rows]
     twice = len(set(images)) < len(images)
     return [
-        objhal.Item(str(row.get("question_id", number)) if twice else image, image, question)
-        for number, (image, (_, question, row)) in enumerate(zip(images, rows, strict=True))
+        objhal.Item(str(place) if twice else image, image, question)
+        for place, (image, (_, question)) in enumerate(zip(images, rows, strict=True))
     ]
 
 
