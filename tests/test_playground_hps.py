@@ -202,9 +202,9 @@ def test_the_recipe_makes_a_scorer_from_what_an_interrupted_build_left(tmp_path:
     assert len(store.read(tmp_path / "votes" / "records.parquet")) == 16
     built, shipped = PlaygroundHPS(made), PlaygroundHPS()
     picture = flawed.picture(PROMPTS[0], 7, 0)
-    again = [each.score([Sample(PROMPTS[0], image=picture)]).values for each in (built, shipped)]
+    one, other = (each.score([Sample(PROMPTS[0], image=picture)]).values for each in (built, shipped))
     assert built.spec.temperature is not None and built.spec.temperature > 0
-    assert not torch.equal(*again) and torch.allclose(*again, atol=0.5)
+    assert not torch.equal(one, other) and torch.allclose(one, other, atol=0.5)
 
 
 @pytest.mark.slow
