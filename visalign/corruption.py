@@ -141,8 +141,8 @@ def window(
 
 
 def resized(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """(..., 3, h, w) at another size, bilinear, in float32."""
-    flat = picture.reshape(-1, *picture.shape[-3:]).float()
+    """(..., 3, h, w) at another size, bilinear, in float32 at least."""
+    flat = picture.reshape(-1, *picture.shape[-3:]).to(torch.promote_types(picture.dtype, torch.float32))
     found = interpolate(flat, tuple(size), mode="bilinear", align_corners=False)
     return found.reshape(*picture.shape[:-2], *size).to(picture.dtype)
 
