@@ -51,6 +51,9 @@ def test_chair_of_four_captions_worked_out_by_hand() -> None:
     assert found.hallucinated == (("cat",), (), (), ("bus", "bus"))
     assert found.instance.interval is not None
     assert found.instance.interval.low <= 3 / 7 <= found.instance.interval.high
+    assert found.sentence.interval is not None
+    assert found.sentence.interval.method == "Wilson", "one trial a caption"
+    assert found.sentence.interval.low == pytest.approx(0.15004, abs=1e-5)
 
 
 def test_chair_of_nothing_is_not_a_number_and_never_zero() -> None:

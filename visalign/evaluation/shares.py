@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from .statistics import Interval, win_rate
+from .statistics import Interval, wilson, win_rate
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,15 @@ class Share:
 
     @classmethod
     def over(cls, groups: Sequence[tuple[int, int]]) -> Share:
-        """(part, whole) of each group (an answer, a picture): pooled, the interval over groups that have any."""
+        """(part, whole) of each group (an answer, a picture): pooled, the interval over groups that have any.
+
+        A cluster bootstrap; Wilson's where no group has more than one.
+        """
         part, whole = sum(each for each, _ in groups), sum(each for _, each in groups)
         if not whole:
             return cls(part, whole)
+        if max(all_ for _, all_ in groups) == 1:  # independent trials need no drawing
+            return cls(part, whole, Interval(part / whole, *wilson(part / whole, whole), 0.95, whole, whole, "Wilson"))
         values = [float(number < some) for some, all_ in groups for number in range(all_)]
         names = [name for name, (_, all_) in enumerate(groups) for _ in range(all_)]
         return cls(part, whole, win_rate(values, names))
