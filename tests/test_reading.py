@@ -200,6 +200,7 @@ def test_an_answer_is_tokenised_as_it_stands_behind_its_question(folder: Path) -
     processor.tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|end|>", additional_special_tokens=["<image>"]
     )
+    processor.image_token_id = processor.tokenizer.convert_tokens_to_ids("<image>")
     reader = Reader(processor)
     read = reader.read("b", [picture()], "b a")
     assert read.ids[read.answer].tolist() == [1, 3, 0, 6]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .mllm import SeeingModel
 from .publish import page, whole
-from .seeing import SeeingFolder
 from .weights import Lora
+
+if TYPE_CHECKING:
+    from .seeing import SeeingFolder
 
 
 def publish(model: SeeingModel, folder: SeeingFolder, out: Path, facts: Mapping[str, Any]) -> Path:

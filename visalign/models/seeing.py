@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from ..contract import Reference
-from . import seeing_attention
+from . import publish_mllm, seeing_attention
 from .folder import DTYPES, FolderError, hub_folder
 from .mllm import SeeingModel
 from .reading import Reader
@@ -112,7 +113,7 @@ class SeeingFolder:
         network = self.network(DTYPES[dtype], seeing_attention.asked(resolution)).to(device)
         resolution = seeing_attention.taken(network, resolution)
         if checkpointing:
-            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            network.activation_checkpointing_enable({"use_reentrant": False})
         weights: Lora | Full
         if train == "lora":
             weights = self._lora(network, reference, rank=rank, alpha=alpha, targets=targets, seed=seed)
@@ -120,6 +121,10 @@ class SeeingFolder:
             weights = self._full(network, reference, _trained(train, vision=vision, projector=projector))
         settings = f"{dtype} {resolution.resolved}"
         return SeeingModel(weights, resolution=resolution, identify=lambda: f"{self.digest} {settings}").to(device)
+
+    def publish(self, model: SeeingModel, out: Path, facts: Mapping[str, Any]) -> Path:
+        """Write what was trained to `out`, whole or not at all, and return it: see `publish_mllm`."""
+        return publish_mllm.publish(model, self, out, facts)
 
     def _lora(self, network: Any, reference: Reference, **settings: Any) -> Lora:
         follows = reference is Reference.EMA
