@@ -69,6 +69,10 @@ class Critique:
         """What it says of each sample's answer; raises ImageError or `vlm.Unjudged` for one that it cannot read."""
         return self._written([self._asked(each) for each in samples])
 
+    def after(self, samples: Sequence[Sample], critiques: Sequence[str]) -> Tensor:
+        """(n,) scores behind critiques that somebody else wrote, a person say; raises as `critiques` does."""
+        return self._behind([self._asked(each) for each in samples], critiques)
+
     def _asked(self, sample: Sample) -> Asked:
         if sample.answer is None or sample.source is None:
             raise ImageError(f"the sample has no {'answer' if sample.answer is None else 'source'} to judge")
@@ -82,9 +86,12 @@ class Critique:
         said = self.answerer.answer([str(row) for row in range(len(asked))], asked)
         return [each.text for each in said]
 
-    @torch.no_grad()
     def _rated(self, asked: list[Asked]) -> Tensor:
-        """(n, 1): the scores behind the critiques, as in training."""
-        reads = [self.reader.answered(one, text) for one, text in zip(asked, self._written(asked), strict=True)]
-        dialogues = moved(self.reader.collated(reads), self.model.network.device)
-        return self.model.criticise(dialogues).score[:, None]
+        """(n, 1): the scores behind its own critiques."""
+        return self._behind(asked, self._written(asked))[:, None]
+
+    @torch.no_grad()
+    def _behind(self, asked: Sequence[Asked], critiques: Sequence[str]) -> Tensor:
+        """(n,) scores once the critiques were read, as in training."""
+        reads = [self.reader.answered(one, text) for one, text in zip(asked, critiques, strict=True)]
+        return self.model.criticise(moved(self.reader.collated(reads), self.model.network.device)).score

@@ -68,7 +68,8 @@ def logits(folder: Path, colour: str, threshold: float, by: str = "mask") -> Ten
     seeing = blinded(folder, by, threshold)
     begun = [seeing.begun(asked(folder, colour), text).asked for text in ("A", "A very long")]
     given = seeing.shown("key", begun, visit=0)
-    return seeing.network(**given, use_cache=False).logits[:, -1].detach()
+    found: Tensor = seeing.network(**given, use_cache=False).logits[:, -1].detach()
+    return found
 
 
 def test_a_model_whose_picture_is_masked_out_says_the_same_of_every_picture(folder: Path) -> None:
