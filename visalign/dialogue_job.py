@@ -27,7 +27,7 @@ from .models.critic import CriticModel, with_head
 from .models.mllm import SeeingModel
 from .models.seeing import SeeingFolder
 from .schedule import Order
-from .scoring import Sample, Scorer
+from .scoring import Scorer, score_matrix
 from .watch import Noted
 
 KINDS = (AnswerPairs, Answers, Critiques)
@@ -119,16 +119,18 @@ def opened(run: Run, method: Method, folder: SeeingFolder, screen: Screen) -> Re
 
 
 def likeness(scorer: str | Mapping[str, Any] | None) -> Likeness | None:
-    """The scorer that says how much a word is in a picture, the most of several; ConfigError unless it says cosines."""
-    if scorer is None:
-        return None
-    made: Scorer = registry.build("scorer", scorer)
+    """What says which words a picture shows, if a scorer is named."""
+    return None if scorer is None else cosines(registry.build("scorer", scorer))
+
+
+def cosines(scorer: Scorer) -> Likeness:
+    """How much each word is in the pictures, the most of several; ConfigError where the scorer says no cosine."""
 
     def asked(words: Sequence[str], pictures: Sequence[Image.Image]) -> list[float]:
-        samples = [Sample(word, image=each) for each in pictures for word in words]
-        values = made.score(samples).values.reshape(len(pictures), len(words)).amax(0)
-        if not bool((values.abs() <= 1).all()):
-            raise ConfigError(f"data.relevance: {made.name} does not give cosines of every word: it says {values}")
+        values = score_matrix(scorer, pictures, words).amax(0)
+        for word, value in zip(words, values.tolist(), strict=True):
+            if not abs(value) <= 1:  # also where it is NaN
+                raise ConfigError(f"data.relevance: {scorer.name} says {value:.3g} of {word!r}, which is no cosine")
         return [float(each) for each in values]
 
     return asked

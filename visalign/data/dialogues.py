@@ -208,18 +208,22 @@ class RecordsView:
             return None
         self.cut += sum(each.cut > 0 for each in reads)
         self._kept.put(record.key, reads)
-        relevance = tuple(self._relevance(each, pictures) for each in reads) if self.settings.likeness else ()
+        relevance = self._relevance(reads, pictures, self.settings.likeness) if self.settings.likeness else ()
         self.chosen.append(replace(chosen, digest=digest(self.reader.collated(reads)), relevance=relevance))
         return None
 
-    def _relevance(self, read: Read, pictures: Sequence[Image.Image]) -> Tensor:
-        """(L,) cosine of each word with the pictures, NaN for what is no word."""
-        assert self.settings.likeness is not None
-        places = (read.prompt | read.answer) & torch.isin(read.ids, self.vocabulary.words)
-        words = [str(self.reader.tokenizer.decode([each])) for each in read.ids[places].tolist()]
-        found = torch.full(read.ids.shape, torch.nan)
-        found[places] = torch.tensor(list(self.settings.likeness(words, pictures)), dtype=found.dtype)
-        return found
+    def _relevance(
+        self, reads: Sequence[Read], pictures: Sequence[Image.Image], likeness: Likeness
+    ) -> tuple[Tensor, ...]:
+        """(L,) of each dialogue: the cosine of each word with the pictures, NaN for what is no word."""
+        places = [(read.prompt | read.answer) & torch.isin(read.ids, self.vocabulary.words) for read in reads]
+        unique = torch.cat([read.ids[at] for read, at in zip(reads, places, strict=True)]).unique()
+        words = [str(self.reader.tokenizer.decode([each])) for each in unique.tolist()]
+        said = torch.tensor(list(likeness(words, pictures)))
+        tables = [torch.full(read.ids.shape, torch.nan) for read in reads]
+        for table, read, at in zip(tables, reads, places, strict=True):
+            table[at] = said[torch.searchsorted(unique, read.ids[at])]
+        return tuple(tables)
 
 
 class PairsOfAnswersView(RecordsView):
