@@ -63,6 +63,21 @@ def test_infinite_logits_outside_the_mask_make_no_nan() -> None:
     assert float(found[1, 2].detach()) == 0.0
 
 
+def test_the_gradient_is_that_of_a_log_softmax() -> None:
+    """Written out, for the sake of memory: against plain operations, and with places where nothing can be said."""
+    given = spoken(0.0)
+    places, table = given.mask[..., None], given.logits.clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda each: token_log_probs(Spoken(each, given.ids, given.mask)), table)
+    slopes = torch.arange(6.0, dtype=torch.float64).view(2, 3)
+    (ours,) = torch.autograd.grad(token_log_probs(Spoken(table, given.ids, given.mask)), table, slopes)
+    plain = table.log_softmax(-1).gather(-1, given.ids[..., None]).squeeze(-1)
+    (theirs,) = torch.autograd.grad(plain.where(given.mask, 0.0), table, slopes)
+    torch.testing.assert_close(ours, theirs)
+    wild = given.logits.where(places, -math.inf).requires_grad_(True)
+    (ours,) = torch.autograd.grad(token_log_probs(Spoken(wild, given.ids, given.mask)), wild, slopes)
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_half_precision_is_summed_in_float32() -> None:
     given = spoken(0.0)
     assert token_log_probs(Spoken(given.logits.bfloat16(), given.ids, given.mask)).dtype == torch.float32

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from . import spans
@@ -70,9 +72,32 @@ def token_log_probs(spoken: Spoken) -> Tensor:
 
     Selected, not multiplied: a vocabulary that a model masks with -inf must not make NaN of padding.
     """
-    logits = spoken.logits.to(torch.promote_types(spoken.logits.dtype, torch.float32))
-    picked = logits.gather(-1, spoken.ids[..., None]).squeeze(-1)
-    return (picked - logits.logsumexp(-1)).where(spoken.mask, 0.0)
+    found: Tensor = _Picked.apply(spoken.logits, spoken.ids)
+    return found.where(spoken.mask, 0.0)
+
+
+class _Picked(torch.autograd.Function):
+    """The log-softmax of logits (n, A, V) at one id each, (n, A), in float32 at least.
+
+    Keeps the logits as they came and one number a token, and its backward makes one table of their size, where plain
+    operations hold three: the softmax, the one-hot of the ids, and their sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = wide.logsumexp(-1)
+        ctx.save_for_backward(logits, ids, total)
+        return wide.gather(-1, ids[..., None]).squeeze(-1) - total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        logits, ids, total = ctx.saved_tensors
+        below = total.where(total.isfinite(), 0.0)  # places where nothing can be said have no slope, and no NaN
+        softmax = (logits - below[..., None]).exp_()
+        found = softmax.mul_(-slope[..., None]).scatter_add_(-1, ids[..., None], slope[..., None])
+        return found.to(logits.dtype), None
 
 
 def log_probs(
