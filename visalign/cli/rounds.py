@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 EXAMPLE = (
-    "visalign rounds playground_online_dpo --scorer voters --prompts playground:train:96 --steps 12 --guidance 1.5"
+    "visalign rounds playground_online_dpo --scorer voters --prompts playground:train:72 --steps 12 --guidance 1.5"
 )
 
 
