@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -276,18 +277,24 @@ def test_peft_itself_reads_the_adapters(tiny: Opened, tmp_path: Path) -> None:
 
 def test_adapters_of_another_model_are_refused(tiny: Opened, tmp_path: Path) -> None:
     out = tiny.folder.publish(tiny.moved, tmp_path / "adapters", {})
-    deeper = replace_base(out, str(llava(tmp_path / "deeper", layers=3)))
+    deeper = rewritten(out, base_model_name_or_path=str(llava(tmp_path / "deeper", layers=3)))
     with pytest.raises(WeightsError, match=r"they differ in model\.language_model\.layers\.2"):
         open_model(deeper)
     with pytest.raises(FolderError, match="do not say whose they are"):
-        open_model(replace_base(out, None))
+        open_model(rewritten(out, base_model_name_or_path=None))
 
 
-def replace_base(adapters: Path, base: str | None) -> Path:
-    import json
+def test_adapters_of_another_kind_are_refused(tiny: Opened, tmp_path: Path) -> None:
+    """A rank-stabilised LoRA has the same tensors and another scale."""
+    out = tiny.folder.publish(tiny.moved, tmp_path / "adapters", {})
+    with pytest.raises(FolderError, match=r"no plain LoRA \(use_rslora\)"):
+        open_model(rewritten(out, use_rslora=True))
 
+
+def rewritten(adapters: Path, **settings: Any) -> Path:
+    """The same folder with other settings."""
     file = adapters / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     return adapters
 
 

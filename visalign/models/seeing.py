@@ -27,6 +27,7 @@ PROJECTOR = re.compile(r"\.(multi_modal_projector|connector|merger|deepstack_mer
 VISION = re.compile(r"\.(vision_tower|vision_model|visual)\.")
 READ = (".safetensors", ".json", ".jinja", ".txt", ".model")  # endings of files that answers depend on
 TRAINED = ("lora", "full", "none")
+OTHER = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")  # PEFT's
 
 
 class SeeingFolder:
@@ -131,6 +132,10 @@ class SeeingFolder:
         if self.adapters is None:
             return Lora(network, follows=follows, **settings)
         found = json.loads((self.adapters / ADAPTER_CONFIG).read_text())
+        if odd := [name for name in OTHER if found.get(name)] or [found["peft_type"]] * (found["peft_type"] != "LORA"):
+            raise FolderError(
+                f"the adapters in {self.adapters} are no plain LoRA ({odd[0]}): merge them with PEFT first"
+            )
         settings |= {"rank": found["r"], "alpha": found["lora_alpha"], "targets": found["target_modules"]}
         weights = Lora(network, follows=True, **settings)
         weights.load(read(self.adapters / ADAPTER_FILE), str(self.adapters))
