@@ -20,7 +20,7 @@ from visalign.data import album, store
 from visalign.records import Preference
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("demo", "train", "generate", "label", "evaluate", "playground", "data", "list", "doctor")
+COMMANDS = ("demo", "train", "generate", "answer", "label", "evaluate", "playground", "data", "list", "doctor")
 
 
 @pytest.fixture(scope="session")
