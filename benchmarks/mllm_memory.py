@@ -2,11 +2,11 @@
 
     python benchmarks/mllm_memory.py               # writes benchmarks/results/mllm_memory.json; about two minutes
 
-A tiny LLaVA with a vocabulary of 32,000, long prompts, a frozen reference: forward of both, loss and backward, by our
-pair loss; by TRL's own trainer; and by the same loss on the logits of every place, as a model gives them when nobody
-asks for less. TRL's head goes through the vocabulary in pieces of a fixed size, on a GPU at the answers' places alone
-and on a CPU at all of them: here `trl_compact` is the same trainer with that one switch set as on a GPU. With a larger
-vocabulary or longer answers than here, its pieces stay as they are, and our logits of answers grow.
+A tiny LLaVA with the vocabulary of LLaVA-1.5 or Qwen2-VL, long prompts, a frozen reference: forward of both, loss and
+backward, by our pair loss; by TRL's own trainer; and by the same loss on the logits of every place, as a model gives
+them when nobody asks for less. TRL's head goes through the vocabulary in pieces of a fixed size, on a GPU at the
+answers' places alone and on a CPU at all of them: here `trl_compact` is the same trainer with that one switch set as on
+a GPU, where Triton's pieces hold less. As vocabulary and answers grow, its pieces stay as they are and our logits grow.
 
 On the CPU the bytes of all storages that operations made and that are alive are counted after each operation (what an
 operation holds within itself is not seen); on CUDA the allocator's own peak. Losses must agree, or nothing is written.
@@ -41,8 +41,8 @@ from visalign.models.mllm import SeeingModel
 from visalign.models.weights import Full
 from visalign.text import log_probs, token_pairs
 
-VOCABULARY, WIDTH, PICTURE, PAIRS, BETA = 32_000, 64, 16, 2, 0.1
-SETTINGS = ((512, 32), (512, 128), (64, 128))  # tokens of a prompt, of an answer
+WIDTH, PICTURE, PAIRS, BETA = 64, 16, 2, 0.1
+SETTINGS = ((512, 32, 32_000), (512, 128, 32_000), (64, 128, 32_000), (128, 32, 152_000))  # prompt, answer, vocabulary
 MIB = 2**20
 
 
@@ -89,14 +89,14 @@ def peak(step: Callable[[], Tensor], device: str) -> tuple[int, float]:
     return alive.peak, float(loss.detach())
 
 
-def network(seed: int) -> Any:
+def network(seed: int, vocabulary: int) -> Any:
     """A LLaVA of two layers and a large vocabulary."""
     torch.manual_seed(seed)
     vision = transformers.CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
     )
     text = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
         initializer_range=0.1,
     )  # fmt: skip
     config = transformers.LlavaConfig(
@@ -105,13 +105,13 @@ def network(seed: int) -> Any:
     return transformers.LlavaForConditionalGeneration(config).eval()
 
 
-def dialogues(prompt: int, answer: int) -> Dialogues:
+def dialogues(prompt: int, answer: int, vocabulary: int) -> Dialogues:
     """Winners, then losers: random words behind one picture."""
     generator = torch.Generator().manual_seed(0)
     length = prompt + answer
-    asked = torch.randint(4, VOCABULARY, (PAIRS, prompt), generator=generator).repeat(2, 1)
+    asked = torch.randint(4, vocabulary, (PAIRS, prompt), generator=generator).repeat(2, 1)
     asked[:, :PICTURE] = 3
-    said = torch.randint(4, VOCABULARY, (2 * PAIRS, answer), generator=generator)
+    said = torch.randint(4, vocabulary, (2 * PAIRS, answer), generator=generator)
     pictures = torch.randn(PAIRS, 3, 32, 32, generator=generator).repeat(2, 1, 1, 1)
     whole = torch.ones(2 * PAIRS, length, dtype=torch.bool)
     counted = (torch.arange(length) >= prompt).expand(2 * PAIRS, -1)
@@ -162,9 +162,9 @@ def theirs(policy: Any, reference: Any, batch: Dialogues, folder: str, device: s
     return lambda: made._compute_loss(made.model, given, False)
 
 
-def one(way: str, batch: Dialogues, device: str) -> tuple[int, float]:
+def one(way: str, batch: Dialogues, vocabulary: int, device: str) -> tuple[int, float]:
     """The peak of one way, with networks of its own, and its loss."""
-    policy, reference = network(0).to(device), network(1).to(device).requires_grad_(False)
+    policy, reference = network(0, vocabulary).to(device), network(1, vocabulary).to(device).requires_grad_(False)
     if way in ("ours", "everywhere"):
         weights = Full(policy, reference=False)
         weights.frozen = reference
@@ -175,17 +175,17 @@ def one(way: str, batch: Dialogues, device: str) -> tuple[int, float]:
         return peak(theirs(policy, reference, batch, folder, device), device)
 
 
-def measured(prompt: int, answer: int, device: str) -> dict[str, Any]:
+def measured(prompt: int, answer: int, vocabulary: int, device: str) -> dict[str, Any]:
     """Peaks in MiB of one setting; the losses agree, or there is none."""
-    batch = moved(dialogues(prompt, answer), device)
+    batch = moved(dialogues(prompt, answer, vocabulary), device)
     ways = ("ours", "trl", "everywhere") + (("trl_compact",) if device == "cpu" else ())
-    found = {way: one(way, batch, device) for way in ways}
+    found = {way: one(way, batch, vocabulary, device) for way in ways}
     values = [value for _, value in found.values()]
     if max(values) - min(values) > 1e-4 * abs(values[0]):
         raise SystemExit(f"the losses differ, so the memory says nothing: {found}")
     return {
-        "prompt": prompt, "answer": answer,
-        "logits_of_answers_mib": round(2 * PAIRS * answer * VOCABULARY * 4 / MIB, 1),
+        "prompt": prompt, "answer": answer, "vocabulary": vocabulary,
+        "logits_of_answers_mib": round(2 * PAIRS * answer * vocabulary * 4 / MIB, 1),
         "peak_mib": {name: round(size / MIB, 1) for name, (size, _) in found.items()},
     }  # fmt: skip
 
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     result = {
         "date": date.today().isoformat(),
-        "what": f"one DPO step on {PAIRS} pairs about a picture, float32, vocabulary {VOCABULARY}, beyond the weights",
+        "what": f"one DPO step on {PAIRS} pairs about a picture, float32, beyond the weights",
         "counted": "allocator's peak" if device == "cuda" else "bytes of live storages after each operation",
         "machine": {"device": torch.cuda.get_device_name() if device == "cuda" else platform.machine()},
         "versions": {each.__name__: each.__version__ for each in (torch, transformers, trl)},
