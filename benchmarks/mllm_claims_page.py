@@ -242,8 +242,8 @@ that stands in its own column.
 
 ![Hallucination against coverage](mllm_claims.png)
 """
-CLAIMED = f"""A claim *reproduces* where the whole interval of the difference that it is about, of CHAIR_s or for the last
-five of coverage, lies on its side of 0 and at least {AGREE} of 5 seeds agree. Numbers that went against a paper stay in
+CLAIMED = f"""A claim *reproduces* where the whole interval of the difference that it is about (of CHAIR_s, for the last
+five of coverage) lies on its side of 0 and at least {AGREE} of 5 seeds agree. Numbers that went against a paper stay in
 the table.
 """
 TAIL = """
