@@ -116,17 +116,17 @@ class Says:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         said = [self.factor * len(each.prompt) for each in samples]
-        seen = torch.tensor([load(each.image).getpixel((0, 0)) != (0, 0, 0) for each in samples])
+        seen = torch.tensor([load(each.image or b"").getpixel((0, 0)) != (0, 0, 0) for each in samples])
         return Scores(torch.tensor(said).where(seen, torch.nan), valid=seen)
 
 
 def test_relevance_is_the_most_of_several_pictures_and_a_cosine() -> None:
     light, dark = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8))
-    assert dialogue_job.cosines(Says(0.1))(["a", "dot"], [light] * 2) == pytest.approx([0.1, 0.3])  # type: ignore[arg-type]
+    assert dialogue_job.cosines(Says(0.1))(["a", "dot"], [light] * 2) == pytest.approx([0.1, 0.3])
     with pytest.raises(ConfigError, match=r"data\.relevance: says says 3 of 'dot', which is no cosine"):
-        dialogue_job.cosines(Says(1.0))(["a", "dot"], [light])  # type: ignore[arg-type]
+        dialogue_job.cosines(Says(1.0))(["a", "dot"], [light])
     with pytest.raises(ConfigError, match="says nan of 'a'"):
-        dialogue_job.cosines(Says(0.1))(["a"], [light, dark])  # type: ignore[arg-type]
+        dialogue_job.cosines(Says(0.1))(["a"], [light, dark])
 
 
 def test_each_kind_of_batch_has_its_job(root: Path, tmp_path: Path) -> None:

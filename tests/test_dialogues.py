@@ -173,8 +173,8 @@ def remembered(root: Path, folder: Path, rows: list[list[int]]) -> tuple[Recalle
     """A view whose reference was asked in these batches."""
     view, memory = language.view(root, AnswerPairs), Remembered(folder)
     model = language.model(root, "mllm_dpo", dtype=torch.float32)
-    asked = recall(view, rows, model.reference, memory)  # type: ignore[arg-type]
-    return Recalled(view, memory), memory, asked  # type: ignore[arg-type]
+    asked = recall(view, rows, model.reference, memory)
+    return Recalled(view, memory), memory, asked
 
 
 def test_what_was_cached_is_what_would_be_said_bit_for_bit(root: Path, tmp_path: Path) -> None:

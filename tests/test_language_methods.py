@@ -107,8 +107,8 @@ def test_a_cache_spares_the_reference_two_of_its_passes_and_changes_no_bit(
     view = language.view(root, AnswerPairs)
     rows = [[0, 1, 2, 3]]
     memory = Remembered(tmp_path)
-    recall(view, rows, Wide(language.model(root, name)).reference, memory)  # type: ignore[arg-type]
-    cached = language.wider(Recalled(view, memory).batch(rows[0], [0] * 4, 3))  # type: ignore[arg-type]
+    recall(view, rows, Wide(language.model(root, name)).reference, memory)
+    cached = language.wider(Recalled(view, memory).batch(rows[0], [0] * 4, 3))
     plain, spared = (language.Counted(language.model(root, name)) for _ in range(2))
     fresh = Step(method, plain)(given(root, name))
     known = Step(method, spared)(cached)

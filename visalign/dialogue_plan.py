@@ -15,9 +15,10 @@ from . import images
 from .config import Run
 from .contract import Method, Passes, Recalling, Reference
 from .data import media
-from .data.dialogues import VIEWS, Chosen, RecordsView
+from .data.dialogues import VIEWS, RecordsView
 from .data.dialogues import Settings as How
 from .data.faults import wording
+from .data.pairing import Chosen
 from .data.quarantine import Bad
 from .images import ImageError
 from .job import read_records

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -24,49 +24,18 @@ from .. import images
 from ..batches import AnswerPairs, Answers, Critiques, Dialogues, Vocabulary
 from ..draws import Draws
 from ..images import ImageError
-from ..models.critic import criticism
 from ..models.reading import Read, Reader, Unreadable
 from ..records import DataError, Preference
 from . import media, quarantine
 from .faults import wording
 from .kept import Kept, ahead
-from .pairing import Pair, paired
+from .pairing import Chosen, paired
 from .quarantine import Bad
 from .recalled import digest
 
 KEPT = 2 * 2**30  # bytes of what was read that stay in memory
 TWICE = "the key occurs twice: the first stays"
 Likeness = Callable[[Sequence[str], Sequence[Image.Image]], Sequence[float]]  # cosine of each word with the pictures
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What a record is trained on: the preferred answer, and the other where there is one."""
-
-    record: Preference
-    items: tuple[int, ...]  # of the record's answers
-    confidence: float = 1.0  # P(the first is really better)
-    critique: str = ""  # how a critic is asked about the answers, where critiques of them are what is learnt
-    digest: str = ""  # of all tokens and pixels
-    relevance: tuple[Tensor, ...] = ()  # (L,) of each dialogue, where words' likeness to the picture was asked for
-
-    @property
-    def turns(self) -> list[tuple[str, str]]:
-        """A question and an answer to it for each dialogue, that of the preferred answer first."""
-        said = [self.record.items[item] for item in self.items]
-        if not self.critique:
-            return [(self.record.prompt, answer) for answer in said]
-        about = [self.record.captions[item] for item in self.items]
-        return [
-            (criticism(self.critique, self.record.prompt, answer), text)
-            for answer, text in zip(said, about, strict=True)
-        ]
-
-    @property
-    def pair(self) -> Pair:
-        """The two answers that are compared."""
-        win, lose = self.items
-        return Pair(self.record, win, lose, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -117,6 +86,10 @@ class RecordsView:
     @staticmethod
     def choice(record: Preference, settings: Settings) -> Chosen | str:
         """What of a record is trained on, or why nothing is."""
+        raise NotImplementedError
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Any:
+        """The batch of these records."""
         raise NotImplementedError
 
     def __len__(self) -> int:

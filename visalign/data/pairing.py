@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ..models.critic import criticism
 from ..records import Preference
 from ..scoring import bradley_terry
 from .encode import Encoded
@@ -29,6 +31,36 @@ class Pair:
         values = self.record.utilities
         said = self.record.scale == "utility"
         return (float(values[self.win]), float(values[self.lose])) if said else (float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a record is trained on: the preferred answer, and the other where there is one."""
+
+    record: Preference
+    items: tuple[int, ...]  # of the record's answers
+    confidence: float = 1.0  # P(the first is really better)
+    critique: str = ""  # how a critic is asked about the answers, where critiques of them are what is learnt
+    digest: str = ""  # of all tokens and pixels
+    relevance: tuple[Tensor, ...] = ()  # (L,) of each dialogue, where words' likeness to the picture was asked for
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """A question and an answer to it for each dialogue, that of the preferred answer first."""
+        said = [self.record.items[item] for item in self.items]
+        if not self.critique:
+            return [(self.record.prompt, answer) for answer in said]
+        about = [self.record.captions[item] for item in self.items]
+        return [
+            (criticism(self.critique, self.record.prompt, answer), text)
+            for answer, text in zip(said, about, strict=True)
+        ]
+
+    @property
+    def pair(self) -> Pair:
+        """The two answers that are compared."""
+        win, lose = self.items
+        return Pair(self.record, win, lose, self.confidence)
 
 
 def paired(record: Preference, temperature: float = 0.0) -> Pair | str:

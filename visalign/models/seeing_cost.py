@@ -90,7 +90,8 @@ def estimate(shape: Shape) -> Cost:
     total = sum(parts.values())
     frozen = total if shape.train == "lora" else total - trained
     copied = trained if shape.train == "full" and shape.reference is not Reference.NONE else 0
-    fixed = BYTES[shape.dtype] * frozen + 4 * (4 * trained + copied + trained * shape.ema)
+    cast = 2 * trained * (BYTES[shape.precision] == 2)  # autocast holds what is trained in 16 bits besides
+    fixed = BYTES[shape.dtype] * frozen + 4 * (4 * trained + copied + trained * shape.ema) + cast
     asked = shape.passes
     forward = 2 * (total - parts["vision"]) * shape.tokens
     flop = (asked.policy + asked.free) * forward + asked.policy * forward * (2 if shape.train == "full" else 1)
