@@ -48,7 +48,8 @@ def records(folder: Path, count: int = 8) -> list[Preference]:
     made = []
     for row in range(count):
         picture = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(folder / f"{row}.png")
+        if not (folder / f"{row}.png").is_file():  # other processes may be reading it
+            Image.fromarray(picture).save(folder / f"{row}.png")
         answers = (f"a red ring{' and a dot' * (row % 3)}", f"a cup no {row}")
         scores = np.array([0.9 - 0.05 * row, 0.1 + 0.05 * (row % 4)])
         question = f"what is {'there' if row % 2 else 'in this picture'}"

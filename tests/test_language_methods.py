@@ -153,7 +153,7 @@ def moved(nursery: Nursery, root: Path, out: Path, name: str, ranks: int) -> lis
 @pytest.mark.parametrize("name", sorted(language.METHODS))
 def test_two_processes_go_where_one_goes(nursery: Nursery, root: Path, tmp_path: Path, name: str) -> None:
     """To the bit between the two; against one, sums are made in another order: 1e-3 of the distance moved."""
-    language.folder(root)
+    language.view(root, language.method(name).batch_type)  # so that its files are there before two processes want them
     (one,) = moved(nursery, root, tmp_path / "one", name, ranks=1)
     first, second = moved(nursery, root, tmp_path / "two", name, ranks=2)
     assert torch.equal(first, second)
