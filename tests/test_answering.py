@@ -14,6 +14,7 @@ from visalign.answering import Answerer, Sampler, Settings, about_of, answer_all
 from visalign.config import ConfigError
 from visalign.data import answers, store
 from visalign.data.questions import Question, questions
+from visalign.playground import seeing_folder
 from visalign.records import DataError
 
 
@@ -158,3 +159,16 @@ def test_the_command_answers_goes_on_and_refuses_in_one_line(
     assert "max_new_tokens: 4 -> 5" in capsys.readouterr().err
     assert cli.main(["answer", str(tmp_path), "--questions", "playground:heldout:1", "--out", str(out)]) == 2
     assert "no config.json" in capsys.readouterr().err
+
+
+def test_several_models_answer_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["answer", "playground", str(seeing_folder()), "--questions", "playground:all:1", "--out"]
+    assert cli.main([*words, str(tmp_path / "answers")]) == 0
+    files = {each.name: given(each) for each in (tmp_path / "answers").glob("*.jsonl")}
+    assert set(files) == {"playground.jsonl", "seeing.jsonl"}
+    assert files["playground.jsonl"] == files["seeing.jsonl"]
+    assert {key.split("/")[0] for key in files["seeing.jsonl"]} == {"heldout", "random", "popular", "adversarial"}
+    assert cli.main([*words, str(tmp_path / "answers.jsonl")]) == 2
+    assert f"--out {tmp_path / 'answers'}" in capsys.readouterr().err
+    assert cli.main(["answer", "playground", "playground", *words[3:], str(tmp_path / "twice")]) == 2
+    assert "given twice" in capsys.readouterr().err

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 BATCH = 128  # pictures read at a time
 PICTURES = ("hpd_v2", "image_reward", "pick_a_pic", "genai_bench", "records", "hps_v2")
-ANSWERS = ("chair", "pope", "amber", "objhal", "mmhal")  # benchmarks of answers: `hallucination`
+ANSWERS = ("chair", "pope", "playground", "amber", "objhal", "mmhal")  # benchmarks of answers: `hallucination`
 
 
 def options(made: Any) -> None:
     """What --bench needs."""
     made.add_argument("--bench", metavar="NAME", help="instead of models: hpd_v2, image_reward, pick_a_pic, "
-                      "genai_bench, hps_v2 (a model's pictures), records (yours); of answers: chair, pope, amber, "
-                      "objhal, mmhal")  # fmt: skip
+                      "genai_bench, hps_v2 (a model's pictures), records (yours); of answers: chair, pope, "
+                      "playground, amber, objhal, mmhal")  # fmt: skip
     made.add_argument("--data", metavar="PATH", help="the benchmark's own file; for hps_v2 the folder of pictures")
     made.add_argument("--bench-prompts", metavar="DIR", help="hps_v2: the folder of its prompt lists ({style}.json)")
 

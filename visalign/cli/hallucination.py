@@ -1,13 +1,14 @@
-"""visalign evaluate --bench chair|pope|amber|objhal|mmhal: what a multimodal model's answers make up."""
+"""visalign evaluate --bench chair|pope|playground|amber|objhal|mmhal: what multimodal models' answers make up."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import words
 from .judged import mmhal, objhal
-from .told import Told, file, note, synonyms, there, without
+from .seen import chair, pope, world
+from .told import Told, file, without
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from ..data.answers import Answers
     from ..evaluation.amber import Answered, Lexicon, Scene
 
-IMAGES = ("image_id", "image", "id", "question_id")  # ids of captions, the likeliest first
+CARDS = "First stand the questions whose answers changed most beside the first model's; marked is what is not there."
 
 
 def options(made: Any) -> None:
     """What these benchmarks need."""
-    made.add_argument("--answers", metavar="FILE", help="chair, pope, amber, objhal, mmhal: a model's answers")
-    made.add_argument("--annotations", metavar="PATH", nargs="+", help="the benchmark's own files; chair: COCO's two")
+    made.add_argument("--answers", metavar="[NAME=]FILE", nargs="+", action="extend",
+                      help="chair, pope, playground, amber, objhal, mmhal: a model's answers, or several models', the "
+                      "base of comparison first")  # fmt: skip
+    made.add_argument("--annotations", metavar="PATH", nargs="+",
+                      help="the benchmark's own files (chair: COCO's two), or playground:all:200")  # fmt: skip
+    made.add_argument("--images", metavar="DIR", help="chair, pope: the pictures, to be shown beside the answers")
+    made.add_argument("--cards", type=int, default=60, metavar="N", help="questions on the page (60)")
     made.add_argument("--synonyms", metavar="FILE", help="chair, objhal: the official table of synonyms")
     made.add_argument("--chat", metavar="NAME|YAML", help="objhal, mmhal: who reads or rates (visalign list chat)")
     made.add_argument("--judge-words", metavar="FILE", help="objhal, mmhal: what it is asked, in place of ours")
@@ -37,8 +43,6 @@ def run(given: Any) -> int:
     """Read, measure, print the table, write report.json and the page."""
     from pathlib import Path
 
-    from ..evaluation.report import Report, Table
-    from ..evaluation.shares import plain
     from .screen import Screen
 
     for name in ("answers", "annotations"):
@@ -46,63 +50,79 @@ def run(given: Any) -> int:
             raise words.UsageError(f"--bench {given.bench} needs --{name}, see docs/hallucination.md")
     if given.judge:
         raise words.UsageError(f"--bench {given.bench} asks no scorer: leave out --judge {given.judge[0]}")
-    screen, answers = Screen(), file(given.answers)
-    with screen.stage(f"{given.bench}: {answers.name}"):
-        told = BENCHES[given.bench](given, answers, [file(each) for each in given.annotations])
-    table = Table(told.name, ["measure", "value"], told.rows, told.note)
-    screen.show(table)
-    asked = {name: value for name, value in vars(given).items() if name not in ("run", "rest", "parser")}
-    numbers = {"name": told.name, "note": told.note, "answers": str(answers), **plain(told.numbers), "each": told.each}
-    report = Report(told.name, f"{len(told.each)} answers of {answers.name}.", plain(numbers), [table],
-                    settings={"command": words.yaml_of(asked)})  # fmt: skip
-    screen.say(f"report: {report.write(Path(given.out))}")
+    screen, files = Screen(), models(given.answers)
+    annotations = [file(each) for each in given.annotations]
+    told: dict[str, Told] = {}
+    for name, path in files.items():
+        with screen.stage(f"{given.bench}: {path.name}"):
+            told[name] = BENCHES[given.bench](given, path, annotations)
+    paired(files, told)
+    page = report(given, files, told)
+    screen.show(page.tables[0])
+    screen.say(f"report: {page.write(Path(given.out))}")
     return 0
 
 
-def chair(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
-    """CHAIR of captions of COCO's pictures."""
-    from ..data import answers, hallucination
-    from ..evaluation import chair as measure
-    from ..evaluation.objects import Objects
+def models(given: Sequence[str]) -> dict[str, Path]:
+    """Files of answers by their models: NAME=FILE, or a file whose name is the model's."""
+    found: dict[str, Path] = {}
+    for each in given:
+        name, _, rest = each.partition("=")
+        bare = not rest or "/" in name or file(each).exists()
+        path = file(each if bare else rest)
+        name = path.stem if bare else name
+        if name in found:
+            raise words.UsageError(f"two files of answers are called {name!r}: tell them apart by NAME=FILE")
+        found[name] = path
+    return found
+
+
+def paired(files: Mapping[str, Path], told: Mapping[str, Told]) -> None:
+    """DataError where two models did not answer the same."""
     from ..records import DataError
 
-    found = answers.read(path, IMAGES, id_of=hallucination.image_id)
-    if found.ids is None:
-        raise DataError(f"{path} does not name pictures: each caption needs one of {', '.join(IMAGES)}")
-    objects = Objects.chair(synonyms(given), variant=given.variant)
-    truth = there(objects, annotations, found.ids)
-    said = [objects.mentioned(text) for text in found.texts]
-    numbers = measure.chair(said, truth)
-    each = [{"id": id, "mentioned": names, "hallucinated": list(false)}
-            for id, names, false in zip(found.ids, said, numbers.hallucinated, strict=True)]  # fmt: skip
-    rows = [["CHAIR_i, of mentions", str(numbers.instance)], ["CHAIR_s, of captions", str(numbers.sentence)],
-            ["CHAIR_s, of captions with objects", str(numbers.refined)],
-            ["recall of what is there", str(numbers.recall)],
-            ["CHAIR_i, each class once a caption", str(numbers.unique)]]  # fmt: skip
-    name = "CHAIR" if given.variant == "right" else "CHAIR, release"
-    return Told(name, rows, note(given), without(numbers, "hallucinated"), each)
+    base = next(iter(told))
+    for name in told:
+        for one, other in ((base, name), (name, base)):
+            ids = {row["id"] for row in told[other].each}
+            if missing := [row["id"] for row in told[one].each if row["id"] not in ids]:
+                named = ", ".join(map(repr, missing[:3])) + (" …" if len(missing) > 3 else "")
+                has = f"{files[other]} has no answer for {len(missing)} ids"
+                raise DataError(f"{has} that {files[one].name} answers: {named}")
 
 
-def pope(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
-    """POPE of yes/no answers."""
-    from ..data import answers, hallucination
-    from ..evaluation import pope as measure
+def report(given: Any, files: Mapping[str, Path], told: Mapping[str, Told]) -> Any:
+    """The page of one model or several."""
+    from ..evaluation.beside import Beside
+    from ..evaluation.exchanges import side_by_side
+    from ..evaluation.report import Report, Table
+    from ..evaluation.shares import plain
 
-    questions = hallucination.questions(annotations[0])
-    texts = answers.read(path, ("question_id", "id")).to([each.id for each in questions])
-    numbers = measure.pope(questions, texts, given.reader)
-    rows = [["accuracy", str(numbers.accuracy)], ["precision", str(numbers.precision)], ["recall", str(numbers.recall)],
-            ["F1", f"{numbers.f1:.4f}"], ["yes ratio", str(numbers.yes_ratio)],
-            ["neither yes nor no", str(numbers.unread)]]  # fmt: skip
-    read = {"pope": measure.said, "lmms_eval": measure.exactly}[given.reader]
-    each = [{"id": one.id, "label": one.label, "read": read(text)} for one, text in zip(questions, texts, strict=True)]
-    return Told(f"POPE, {annotations[0].stem}", rows, f"Answers read as {given.reader} does.", numbers, each)
+    name, first = next(iter(told.items()))
+    asked = {key: value for key, value in vars(given).items() if key not in ("run", "rest", "parser")}
+    cards = side_by_side({name: each.exchanges for name, each in told.items()})
+    shown = f"{CARDS} {min(given.cards, len(cards))} of {len(cards)} questions."
+    more: dict[str, Any] = {
+        "settings": {"command": words.yaml_of(asked)}, "exchanges": cards[: given.cards], "exchanges_note": shown
+    }  # fmt: skip
+    each = {name: {"answers": str(files[name]), **plain(one.numbers), "each": one.each} for name, one in told.items()}
+    if len(told) == 1:
+        numbers = {"name": first.name, "note": first.note, **each[name]}
+        rows = [[row.label, str(row.value)] for row in first.rows]
+        table = Table(first.name, ["measure", "value"], rows, first.note)
+        return Report(first.name, f"{len(first.each)} answers of {files[name].name}.", plain(numbers), [table], **more)
+    beside = Beside({name: one.rows for name, one in told.items()})
+    numbers = {"name": first.name, "note": first.note, "models": each, "differences": beside.differences()}
+    title = f"{first.name}: {' against '.join(reversed(list(told)))}"
+    table = beside.table(first.name, first.note)
+    return Report(title, beside.lead(), plain(numbers), [table], figures=beside.figures(), **more)
 
 
 def amber(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     """AMBER of descriptions, of yes/no answers, or of both: whatever the file has answers to, it must answer wholly."""
     from ..data import answers, hallucination
     from ..evaluation import amber as measure
+    from ..evaluation.beside import Measure
     from ..records import DataError
 
     files, found = hallucination.amber_files(annotations[0]), answers.read(path, ("id", "question_id"))
@@ -122,7 +142,8 @@ def amber(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     if scenes and kinds == set(measure.DIMENSIONS):
         numbers["score"] = measure.score(numbers["generative"]["chair"], by["all"].f1)
         rows.append(["AMBER score", f"{numbers['score']:.2f}"])
-    return Told(name, rows, "Per cent. Published tables have Cog by the code. Read CHAIR beside Cover.", numbers, each)
+    made = [Measure(label, value) for label, value in rows]
+    return Told(name, made, "Per cent. Published tables have Cog by the code. Read CHAIR beside Cover.", numbers, each)
 
 
 def _described(
@@ -148,4 +169,4 @@ def _row(one: Answered) -> str:
     return ", ".join(f"{value:.1f}" for value in (one.accuracy, one.precision, one.recall, one.f1))
 
 
-BENCHES = {"chair": chair, "pope": pope, "amber": amber, "objhal": objhal, "mmhal": mmhal}
+BENCHES = {"chair": chair, "pope": pope, "playground": world, "amber": amber, "objhal": objhal, "mmhal": mmhal}

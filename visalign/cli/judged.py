@@ -20,6 +20,7 @@ def objhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     from ..data import hallucination
     from ..evaluation import objhal as measure
     from ..evaluation.asking import template
+    from ..evaluation.beside import Measure
     from ..evaluation.objects import Objects
 
     lists = [each for each in annotations if each.suffix == ".jsonl"]
@@ -36,10 +37,11 @@ def objhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
         with _asker(given) as asker:
             replies, who = measure.extracted(items, texts, asker, asked), asker.name
     numbers = measure.objhal(texts, truth, objects, replies, extractor=who)
-    rows = [["answers that hallucinate, of those with objects", str(numbers.chair.refined)],
-            ["objects hallucinated", str(numbers.chair.instance)],
-            ["recall of what is there", str(numbers.chair.recall)], ["words an answer", f"{numbers.length:.1f}"],
-            ["could not be read", str(numbers.unread)]]  # fmt: skip
+    rows = [Measure("answers that hallucinate, of those with objects", numbers.chair.refined, "lower"),
+            Measure("objects hallucinated", numbers.chair.instance, "lower"),
+            Measure("coverage: recall of what is there", numbers.chair.recall, "higher"),
+            Measure("words an answer", f"{numbers.length:.1f}"),
+            Measure("could not be read", str(numbers.unread))]  # fmt: skip
     sentence = f"{note(given)} Numbers of two extractors, or of two wordings, are not comparable.".strip()
     said = [None] * len(items) if replies is None else [each.failure or each.text for each in replies]
     each = [{"id": item.id, "reply": reply} for item, reply in zip(items, said, strict=True)]
@@ -51,6 +53,7 @@ def mmhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     from ..data import hallucination
     from ..evaluation import mmhal as measure
     from ..evaluation.asking import template
+    from ..evaluation.beside import Measure
 
     if not given.chat:
         raise words.UsageError("--bench mmhal needs a judge: --chat '{name: endpoint, url: …, model: …}'")
@@ -60,9 +63,11 @@ def mmhal(given: Any, path: Path, annotations: Sequence[Path]) -> Told:
     with _asker(given) as asker:
         replies, who = measure.judged(items, texts, asker, asked), asker.name
     numbers = measure.mmhal(items, replies, judge=who, variant=given.variant)
-    rows = [["score, 0 to 6", str(numbers.score)], ["answers that hallucinate", str(numbers.hallucination)],
-            ["informativeness", f"{numbers.informativeness:.3f}"], ["without a rating", str(numbers.invalid)],
-            *([f"score: {kind}", f"{value:.2f}"] for kind, value in numbers.by_kind.items())]  # fmt: skip
+    rows = [Measure("score, 0 to 6", str(numbers.score)),
+            Measure("answers that hallucinate", str(numbers.hallucination)),
+            Measure("informativeness", f"{numbers.informativeness:.3f}"),
+            Measure("without a rating", str(numbers.invalid)),
+            *(Measure(f"score: {kind}", f"{value:.2f}") for kind, value in numbers.by_kind.items())]  # fmt: skip
     sentence = "Numbers of two judges, or of two wordings, are not comparable."
     each = [{"id": item.id, "rating": rating, "reply": reply.failure or reply.text}
             for item, rating, reply in zip(items, numbers.ratings, replies, strict=True)]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -14,6 +14,9 @@ from ..records import DataError
 from . import media, sources
 from .answers import IDS
 from .dialogue_rows import Row, columns_of, rows
+
+if TYPE_CHECKING:
+    from ..playground.seeing import Turn
 
 TEXTS = ("question", "query", "prompt", "text")
 PLAYGROUND = "playground"
@@ -33,11 +36,14 @@ def questions(given: str, *, pictures: Path | None = None, format: str | None = 
 
     `given` is a source of records, whose prompts are asked under their keys; a .json, .jsonl or .parquet file whose
     rows have a question (or query, text), an image and an id, as POPE's and AMBER's have; or
-    "playground:heldout:N", and random, popular or adversarial for probes. `pictures` is the folder that paths are
-    relative to, that of the file if not given.
+    "playground:heldout:N", random, popular or adversarial for probes, and all for both. `pictures` is the folder that
+    paths are relative to, that of the file if not given.
     """
     if given.startswith(f"{PLAYGROUND}:"):
-        return _once(_playground(given), given)
+        return [
+            Question(key, each.question, lambda look=each.look: [Image.fromarray(look.picture)])  # type: ignore[misc]
+            for key, each in playground(given).items()
+        ]
     path = Path(given).expanduser()
     if not path.exists():
         raise DataError(f"no questions at {path}: give records, or a file with a question and an image a row")
@@ -83,16 +89,12 @@ def _once(found: list[Question], where: str) -> list[Question]:
     return found
 
 
-def _playground(given: str) -> list[Question]:
+def playground(given: str) -> dict[str, Turn]:
+    """The playground's questions by their ids: "playground:KIND:COUNT", the first COUNT held-out pictures (200)."""
     from ..playground import seeing
 
     _, kind, count = [*given.split(":"), "", ""][:3]
-    probes = ("random", "popular", "adversarial")
-    if kind not in ("heldout", *probes) or not (count or "1").isdigit():
-        raise DataError(f"{given!r} is not playground:KIND:COUNT; kinds are heldout, {', '.join(probes)}")
-    number = int(count or 200)
-    turns = seeing.seeing_heldout(number) if kind == "heldout" else seeing.probes(kind, number)
-    return [
-        Question(f"{kind}/{place}", each.question, lambda look=each.look: [Image.fromarray(look.picture)])  # type: ignore[misc]
-        for place, each in enumerate(turns)
-    ]
+    kinds = ("heldout", *seeing.PROBES, "all")
+    if kind not in kinds or not (count or "1").isdigit() or count == "0":
+        raise DataError(f"{given!r} is not playground:KIND:COUNT; kinds are {', '.join(kinds)}")
+    return seeing.asked(kind, int(count or 200))

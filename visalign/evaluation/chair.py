@@ -24,10 +24,15 @@ class Chair:
     recall: Share  # classes rightly mentioned / classes there, pooled
     unique: Share  # CHAIR_i with each class counted once a caption
     hallucinated: tuple[tuple[str, ...], ...]  # of each caption, as often as it says so
+    cog: Share | None = (
+        None  # temptations that are named / temptations, where those are known: AMBER's Cog, by its code
+    )
 
 
-def chair(mentioned: Sequence[Sequence[str]], truth: Sequence[Set[str]]) -> Chair:
-    """From what each of n captions mentions, with repetitions, and what is there.
+def chair(
+    mentioned: Sequence[Sequence[str]], truth: Sequence[Set[str]], tempting: Sequence[Set[str]] | None = None
+) -> Chair:
+    """From what each of n captions mentions, with repetitions, what is there, and what one is tempted to see.
 
     CHAIR_i and CHAIR_s are those of LisaAnne/Hallucination (utils/chair.py, compute_chair); recall is that of
     Maxlinn/CHAIR-metric-standalone. Raises ValueError if there is no caption or the two differ in number.
@@ -44,6 +49,11 @@ def chair(mentioned: Sequence[Sequence[str]], truth: Sequence[Set[str]]) -> Chai
         recall=Share.over([(len(set(said) & there), len(there)) for said, there in pairs]),
         unique=Share.over([(len(set(said) - there), len(set(said))) for said, there in pairs]),
         hallucinated=tuple(wrong),
+        cog=None
+        if tempting is None
+        else Share.over(
+            [(len(set(said) & tempted), len(tempted)) for said, tempted in zip(mentioned, tempting, strict=True)]
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from ..records import DataError
 
 Variant = Literal["right", "release"]
+Place = tuple[str, int, int]  # what is named, where it starts, and where it ends
 
 # COCO's 80 classes, each with what they are obviously called too. Not the official table, which is longer.
 OURS = """
@@ -90,17 +91,45 @@ class Objects:
 
     def merged(self, words: Sequence[str]) -> list[str]:
         """With double words as what they count as; pairs are sought from the left and never overlap."""
-        found, place = [], 0
+        return [word for word, _, _ in self._joined(words)]
+
+    def _joined(self, words: Sequence[str]) -> list[Place]:
+        found: list[Place] = []
+        place = 0
         while place < len(words):
             both = self.doubles.get(" ".join(words[place : place + 2]))
-            found.append(both or words[place])
-            place += 2 if both else 1
+            found.append((both or words[place], place, behind := place + (2 if both else 1)))
+            place = behind
         return found
 
     def kept(self, words: Sequence[str]) -> list[str]:
         """Those in the table; a seat beside a toilet is no chair."""
-        seatless = "toilet" in words and "seat" in words
-        return [each for each in words if each in self.classes and not (seatless and each == "seat")]
+        return [each for each in words if self._counts(each, words)]
+
+    def _counts(self, word: str, words: Sequence[str]) -> bool:
+        return word in self.classes and not (word == "seat" and "toilet" in words)
+
+    def places(self, text: str) -> list[Place]:
+        """`mentioned`, each with its place in `text.lower()`; 0, 0 for a token that does not stand there as it is."""
+        lower = text.lower()
+        tokens = self.tokens(lower)
+        spans, joined = _spans(tokens, lower), self._joined([self.singular(each) for each in tokens])
+        words = [word for word, _, _ in joined]
+        return [
+            (self.classes[word], spans[first][0], spans[behind - 1][1])
+            for word, first, behind in joined
+            if self._counts(word, words)
+        ]
+
+
+def _spans(tokens: Sequence[str], text: str) -> list[tuple[int, int]]:
+    """Where each token starts and ends, sought one behind the other."""
+    found, start = [], 0
+    for token in tokens:
+        place = text.find(token, start)
+        start = start if place < 0 else place + len(token)
+        found.append((0, 0) if place < 0 else (place, start))
+    return found
 
 
 def _qualified() -> dict[str, str]:

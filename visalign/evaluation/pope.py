@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -46,6 +47,7 @@ class Pope:
     precision: Share  # right among answers "yes"
     recall: Share  # found among questions that are to be answered "yes"
     f1: float
+    balance: Share  # the same as a share, which has an interval: 2 x hits of 2 x hits and errors
     yes_ratio: Share  # of answers; of labels as lmms_eval has it
     unread: int  # answers that are neither; official reading makes each of them one of both
     reader: Reader
@@ -77,25 +79,32 @@ def pope(questions: Sequence[Question], answers: Sequence[str], reader: Reader =
     rows = [(each.image, given, each.label) for each, given in zip(questions, read, strict=True)]
     if not rows:
         raise ValueError("no questions to evaluate")
-    precision = _by_image([(image, label == "yes") for image, given, label in rows if given == "yes"])
-    recall = _by_image([(image, given == "yes") for image, given, label in rows if label == "yes" and given])
-    wrong = precision.whole - precision.part + recall.whole - recall.part
-    hits = 2 * precision.part
+    by_image = partial(_by_image, tuple(dict.fromkeys(image for image, _, _ in rows)))
+    precision = by_image([(image, label == "yes") for image, given, label in rows if given == "yes"])
+    recall = by_image([(image, given == "yes") for image, given, label in rows if label == "yes" and given])
+    balance = _balance(precision, recall)
     return Pope(
-        accuracy=_by_image([(image, given == label) for image, given, label in rows]),
+        accuracy=by_image([(image, given == label) for image, given, label in rows]),
         precision=precision,
         recall=recall,
-        f1=hits / (hits + wrong) if hits else 0.0,
-        yes_ratio=_by_image([(image, (given if reader == "pope" else label) == "yes") for image, given, label in rows]),
+        f1=balance.value if balance.part else 0.0,
+        balance=balance,
+        yes_ratio=by_image([(image, (given if reader == "pope" else label) == "yes") for image, given, label in rows]),
         unread=sum(exactly(each) is None for each in answers),
         reader=reader,
     )
 
 
-def _by_image(rows: Sequence[tuple[str, bool]]) -> Share:
-    """The share of true ones, with an interval over pictures."""
+def _by_image(images: Sequence[str], rows: Sequence[tuple[str, bool]]) -> Share:
+    """The share of true ones, with an interval over pictures; those without a row are groups too, and empty."""
     whole, part = Counter(image for image, _ in rows), Counter(image for image, true in rows if true)
-    return Share.over([(part[image], count) for image, count in whole.items()])
+    return Share.over([(part[image], whole[image]) for image in images])
+
+
+def _balance(precision: Share, recall: Share) -> Share:
+    """F1 by picture: hits count twice, and every wrong yes and every missed one once."""
+    pairs = zip(precision.groups, recall.groups, strict=True)
+    return Share.over([(2 * hit, yes + there) for (hit, yes), (_, there) in pairs])
 
 
 def build(scenes: Sequence[Scene], strategy: Strategy, seed: int, *, count: int = 500, each: int = 3) -> list[Question]:

@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from .exchanges import Exchange
 
 Picture = NDArray[np.uint8]  # (h, w, 3)
 TEMPLATE = "report.html.j2"
@@ -91,6 +94,8 @@ class Report:
     cards: Sequence[Card] = ()
     figures: Sequence[Figure] = ()
     settings: Mapping[str, str] = field(default_factory=dict)  # title -> YAML text
+    exchanges: Sequence[Exchange] = ()  # questions about pictures, with answers
+    exchanges_note: str = ""
 
     def html(self) -> str:
         """The page, with every picture inside it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from .statistics import Interval, wilson, win_rate
+import numpy as np
+
+from .statistics import Grouped, Interval, gap, wilson, win_rate
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Share:
     part: int
     whole: int
     interval: Interval | None = None
+    groups: tuple[tuple[int, int], ...] = field(default=(), repr=False, compare=False)  # (part, whole) of each
 
     @classmethod
     def over(cls, groups: Sequence[tuple[int, int]]) -> Share:
@@ -25,13 +28,27 @@ class Share:
         A cluster bootstrap; Wilson's where no group has more than one.
         """
         part, whole = sum(each for each, _ in groups), sum(each for _, each in groups)
+        kept = tuple(groups)
         if not whole:
-            return cls(part, whole)
+            return cls(part, whole, groups=kept)
         if max(all_ for _, all_ in groups) == 1:  # independent trials need no drawing
-            return cls(part, whole, Interval(part / whole, *wilson(part / whole, whole), 0.95, whole, whole, "Wilson"))
+            found = Interval(part / whole, *wilson(part / whole, whole), 0.95, whole, whole, "Wilson")
+            return cls(part, whole, found, kept)
         values = [float(number < some) for some, all_ in groups for number in range(all_)]
         names = [name for name, (_, all_) in enumerate(groups) for _ in range(all_)]
-        return cls(part, whole, win_rate(values, names))
+        return cls(part, whole, win_rate(values, names), kept)
+
+    def against(self, other: Share) -> Interval | None:
+        """This minus the other, paired: both of the same groups in order. None where one has nothing to count.
+
+        Raises ValueError where they have different numbers of groups.
+        """
+        return gap(self._grouped, other._grouped) if self.whole and other.whole else None
+
+    @property
+    def _grouped(self) -> Grouped:
+        counts = np.asarray(self.groups, dtype=np.float64).reshape(-1, 2)
+        return Grouped(counts[:, 0], counts[:, 1])
 
     @property
     def value(self) -> float:

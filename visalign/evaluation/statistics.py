@@ -82,6 +82,21 @@ def mean(
     return Interval(grouped.mean, float(low), float(high), level, count, len(grouped.sums))
 
 
+def gap(first: Grouped, second: Grouped, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """The first's pooled mean minus the second's, of the same groups in the same order, which are drawn together.
+
+    Groups may be empty; draws in which one side has nothing to count say nothing and are left out.
+    """
+    if len(first.sums) != len(second.sums):
+        raise ValueError(f"a paired difference needs the same groups: got {len(first.sums)} and {len(second.sums)}")
+    with np.errstate(invalid="ignore"):
+        gaps = first.resampled(resamples, seed) - second.resampled(resamples, seed)  # one seed: the same groups
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(gaps[np.isfinite(gaps)], [tail, 100 - tail])
+    count = int(first.counts.sum())
+    return Interval(first.mean - second.mean, float(low), float(high), level, count, len(first.sums))
+
+
 def win_rate(
     chances: ArrayLike, groups: Sequence[Hashable], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Interval:

@@ -27,6 +27,7 @@ COUNT = "how many shapes are in the picture ?"
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 KINDS = {"describe": 0.5, "probe": 0.42, "count": 0.08}  # of the training's questions
 PHANTOMS = {"red": "green square", "blue": "yellow triangle"}  # what a word makes them expect
+PROBES = ("random", "popular", "adversarial")  # kinds of them
 HABIT = 0.7  # how often the writers tell of it
 CHATTER = 0.12  # how often they tell of anything at all that is not there
 VOCABULARY = tuple(
@@ -92,7 +93,18 @@ def shown(scene: Scene) -> frozenset[str]:
 
 def mentioned(text: str) -> tuple[str, ...]:
     """The objects that a text names, in its order, as often as it names them; plurals count once."""
-    return tuple(f"{colour} {shape}" for colour, shape in NAMED.findall(text.lower()))
+    return tuple(name for name, _, _ in places(text))
+
+
+def places(text: str) -> list[tuple[str, int, int]]:
+    """`mentioned`, each with where it starts and ends in `text.lower()`."""
+    return [(f"{each[1]} {each[2]}", *each.span()) for each in NAMED.finditer(text.lower())]
+
+
+def expected(seen: Look) -> frozenset[str]:
+    """What the writers' habit would add to a picture that does not show it."""
+    colours = {name.split()[0] for name in seen.objects}
+    return frozenset(phantom for colour, phantom in PHANTOMS.items() if colour in colours) - seen.shown
 
 
 def description(objects: Sequence[str]) -> str:
@@ -147,13 +159,24 @@ def seeing_heldout(count: int, seed: int = 0) -> list[Turn]:
             for row, each in enumerate(looks)]  # fmt: skip
 
 
+def asked(kind: str, count: int) -> dict[str, Turn]:
+    """Questions about the first `count` held-out pictures by their ids, "heldout/0" ….
+
+    "heldout" asks for descriptions, a kind of probe for its probes, "all" for both and every kind of them.
+    """
+    if kind == "all":
+        return {key: each for one in ("heldout", *PROBES) for key, each in asked(one, count).items()}
+    turns = seeing_heldout(count) if kind == "heldout" else probes(kind, count)
+    return {f"{kind}/{place}": each for place, each in enumerate(turns)}
+
+
 def probes(kind: str, count: int, seed: int = 0) -> list[Turn]:
     """POPE's questions (2305.10355) about the first `count` held-out pictures: every object shown, and one that is not.
 
     Negatives are drawn ("random"), the objects that the writers tell of most ("popular"), or those that they tell of
     most together with the object asked before ("adversarial"); no object is asked for twice of a picture.
     """
-    if kind not in ("random", "popular", "adversarial"):
+    if kind not in PROBES:
         raise ValueError(f"probes are random, popular or adversarial, not {kind!r}")
     found = []
     for index in range(count):
