@@ -286,3 +286,17 @@ def test_list_prints_what_there_is(kind: str, capsys: pytest.CaptureFixture[str]
     assert code == 0
     assert {"method": "diffusion_dpo", "scorer": "rules", "loss": "dpo", "recipe": "sdxl_dpo", "source": "pickapic",
             "model": "StableDiffusionXLPipeline"}[kind] in text  # fmt: skip
+
+
+def test_what_a_recipe_says_is_printed_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    """Between colons, rich would make a picture of a word: "playground:train:72" drives off as a tram."""
+    assert "playground:train:72" in said(capsys, "list", "recipe")[1]
+
+
+def test_every_family_that_sees_and_is_tested_is_listed() -> None:
+    import tiny_families
+
+    from visalign.cli.names import SEEING
+
+    named = {"onevision": "llava_onevision"}
+    assert {named.get(each, each) for each in tiny_families.FAMILIES} == set(SEEING)

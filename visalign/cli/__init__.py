@@ -83,8 +83,11 @@ def parser() -> Parser:
 
     top = Parser(
         prog="visalign",
-        description="Preference alignment for diffusion models: from preferences to an aligned model.",
-        epilog="start here:\n  visalign demo\nevery command answers to --help with an example",
+        description="Preference alignment for models that draw and models that see: from preferences to a better one.",
+        epilog="start here:\n"
+        "  visalign demo                         a model that draws\n"
+        "  visalign train playground_mllm_dpo    one that sees; it goes on in docs/mllm.md\n"
+        "every command answers to --help with an example",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"visalign {__version__}")

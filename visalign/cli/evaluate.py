@@ -9,11 +9,14 @@ from . import bench, hallucination, words
 from .generate import drawing_options, settings
 
 EXAMPLE = "visalign evaluate playground runs/demo/dpo --prompts playground:heldout:200 --judge rules"
+ANSWERS = "visalign evaluate --bench playground --annotations playground:all:100 --answers runs/answers/*.jsonl"
 
 
 def add(commands: words.Commands) -> None:
     """The command."""
-    made = words.command(commands, "evaluate", "compare models on the same prompts and seeds", EXAMPLE, run)
+    made = words.command(
+        commands, "evaluate", "compare models on the same prompts and seeds, or measure by a benchmark", EXAMPLE, run
+    )
     made.add_argument("models", nargs="*", metavar="MODEL", help="two or more, the base of comparison first")
     made.add_argument("--prompts", metavar="FILE|TEXT", help="a file, one prompt, playground:heldout:200")
     made.add_argument("--judge", action="append", metavar="NAME", help="a scorer; may be repeated")
@@ -23,6 +26,7 @@ def add(commands: words.Commands) -> None:
     bench.options(made)
     hallucination.options(made)
     drawing_options(made)
+    made.epilog = (made.epilog or "").replace(EXAMPLE, f"{EXAMPLE}\n  {ANSWERS}")
 
 
 def short(models: list[str]) -> list[str]:

@@ -17,6 +17,11 @@ KINDS = (
     "loss", "recipe", "source", "model",
 )  # fmt: skip
 
+SEEING = (
+    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "paligemma",
+    "internvl", "gemma3",
+)  # fmt: skip
+
 
 def add(commands: words.Commands) -> None:
     """Both commands."""
@@ -53,8 +58,10 @@ def rows(kind: str) -> list[list[str]]:
         return [[name, (read.__doc__ or "").splitlines()[0]] for name, read in sources.FORMATS.items()]
     from ..models.folder import FAMILIES
 
-    return [["playground", "the tiny model that ships with the package"]] + [
-        [name, f"a diffusers folder of the {family} kind"] for name, family in FAMILIES.items()
+    return [
+        ["playground", "the tiny models that ship with the package: one draws, one sees"],
+        *([name, f"a diffusers folder of the {family} kind"] for name, family in FAMILIES.items()),
+        ["image-text-to-text", f"a transformers folder of a model that sees: {', '.join(SEEING)}; likely others"],
     ]
 
 

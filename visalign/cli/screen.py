@@ -42,7 +42,7 @@ class Screen:
     """The terminal. A silent one, for all processes but the first, shows nothing."""
 
     def __init__(self, *, silent: bool = False) -> None:
-        self.console = Console(quiet=silent, highlight=False, soft_wrap=True)
+        self.console = Console(quiet=silent, highlight=False, soft_wrap=True, emoji=False)
         if not self.console.is_terminal:  # rich would take a log for 80 columns wide
             self.console.width = 120
 
