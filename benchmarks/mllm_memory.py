@@ -50,7 +50,7 @@ class Alive(TorchDispatchMode):
     """Counts the bytes of storages that operations make, for as long as they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self.known: set[int] = set()
 
@@ -130,7 +130,8 @@ def everywhere(model: SeeingModel, batch: Dialogues) -> Tensor:
         given = {"input_ids": batch.ids, "attention_mask": batch.attention.long(), **batch.media, "use_cache": False}
         logps = network(**given).logits[:, :-1].log_softmax(-1)
         each = logps.gather(-1, batch.ids[:, 1:, None]).squeeze(-1)
-        return each.where(batch.answer[:, 1:], 0.0).sum(-1)
+        found: Tensor = each.where(batch.answer[:, 1:], 0.0).sum(-1)
+        return found
 
     with torch.no_grad():
         base = likelihood(model.weights.frozen)

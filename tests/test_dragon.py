@@ -144,7 +144,7 @@ def test_the_paired_kto_surrogate_is_kto_of_both_at_one_noise() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="without pairs it must be kto"):
         DRAGON(paired=False)
-    with pytest.raises(ValueError, match="surrogate .ipo. is not one of dpo, kto"):
+    with pytest.raises(ValueError, match=r"surrogate .ipo. is not one of dpo, kto"):
         DRAGON(surrogate="ipo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="beta must be positive"):
         DRAGON(beta=0)

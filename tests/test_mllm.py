@@ -25,6 +25,7 @@ from visalign.models.mllm import SeeingModel
 from visalign.models.reading import Reader
 from visalign.models.seeing import SeeingFolder, open_model, part_of
 from visalign.models.states import WeightsError
+from visalign.models.weights import Lora
 from visalign.text import answer_places, log_probs, policy_log_probs
 
 SHAPES = ((32, 32), (20, 70), (70, 20))
@@ -256,6 +257,7 @@ def test_adapters_go_out_and_come_back(tiny: Opened, tmp_path: Path) -> None:
     again = open_model(out)
     assert again.policy(batch).logits.equal(wanted)
     assert (log_probs(again, batch).ratio == 0).all()
+    assert isinstance(again.weights, Lora)
     assert again.weights.config.r == 2
     nudged(again)
     assert again.reference(batch).logits.equal(wanted)

@@ -51,7 +51,10 @@ def said(reader: Reader, read: Read) -> str:
 def test_a_question_is_what_the_processor_itself_makes_of_it(reader: Reader) -> None:
     """Where there is a template: its own tokens. PaliGemma: pictures, first token, question, line break."""
     asked = reader.ask(QUESTION, [picture(tall=20, wide=70)])
-    parts = [{"type": "image", "image": picture(tall=20, wide=70)}, {"type": "text", "text": QUESTION}]
+    parts: list[dict[str, Any]] = [
+        {"type": "image", "image": picture(tall=20, wide=70)},
+        {"type": "text", "text": QUESTION},
+    ]
     if reader.processor.chat_template:
         theirs = reader.processor.apply_chat_template(
             [{"role": "user", "content": parts}], tokenize=True, return_dict=True, return_tensors="pt",
