@@ -19,6 +19,7 @@ folder, or a hub id. QUESTIONS is one of
   coco_pope_random.json          rows with a question (or query, text), an image and an id; --images says where from
   playground:heldout:50          the playground's: a description each of 50 pictures; random, popular and adversarial
                                  are its yes/no questions about them, and all is everything
+  playground                     those of its votes, which are what is trained on
 With one MODEL, --out is a file; with several it is a folder, with a file for each under its last name, as
 `visalign evaluate --answers runs/answers/*.jsonl` reads them. The same command goes on where it stopped: what has an
 answer is not asked again. A temperature samples by a seed for each question, whatever else is asked."""
@@ -47,7 +48,7 @@ def run(given: Any) -> int:
     """Answer with every model what has no answer by it yet; the worst of their exit codes."""
     from pathlib import Path
 
-    from .. import answering
+    from .. import answering, dialogue_job, job
     from ..data.questions import questions
     from .screen import Screen
 
@@ -55,7 +56,8 @@ def run(given: Any) -> int:
         raise words.UsageError(f"--batch must be at least 1, got {given.batch}")
     how = answering.Settings(given.max_new_tokens, given.temperature, given.top_p, given.seed)
     images = Path(given.images).expanduser() if given.images else None
-    asked, screen = questions(given.questions, pictures=images, format=given.format), Screen()
+    named = str(job.votes(dialogue_job.SHIPPED)) if given.questions == "playground" else given.questions
+    asked, screen = questions(named, pictures=images, format=given.format), Screen()
     return max(ask(given, model, asked, out, how, screen) for model, out in files(given).items())
 
 
