@@ -1,6 +1,7 @@
-"""Pictures of every view of `visalign compare`, for the documentation, taken in headless Chromium.
+"""Pictures of every view of `visalign compare`, or of a report, for the documentation, taken in headless Chromium.
 
-    visalign demo && python benchmarks/screenshots.py                # docs/images/compare_*.png
+    visalign demo && python benchmarks/screenshots.py                        # docs/images/compare_*.png
+    python benchmarks/screenshots.py --report runs/report/report.html        # docs/images/mllm_report.png
 
 The votes are cast by the playground's simulated voters, the answers are made up.
 """
@@ -12,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 RATERS = ("ada", "grace", "edsger")
 VOTES = 60  # of each
 POOR = 0.2  # utility below which both of a pair are bad
-DESK, PHONE = (1280, 860), (390, 844)
+DESK, PHONE, PAGE = (1280, 860), (390, 844), (1120, 1690)
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,29 @@ def elect(votes: booth.Booth, rater: str, count: int) -> None:
         votes.vote(trial.id, rater, {"first": "left", "second": "right"}.get(word, word))
 
 
-def taken(served: compare.Served, out: Path, wanted: list[str]) -> Iterator[Path]:
-    """Each shot's file, once it is written."""
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser, closed at the end."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=program, args=FLAGS)
+        yield play.chromium.launch(executable_path=program, args=FLAGS)
+
+
+def reported(page: Path, path: Path) -> Path:
+    """The head of a report's page."""
+    with chromium() as browser:
+        width, height = PAGE
+        opened = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+        opened.goto(page.resolve().as_uri())
+        opened.screenshot(path=str(path))
+    return path
+
+
+def taken(served: compare.Served, out: Path, wanted: list[str]) -> Iterator[Path]:
+    """Each shot's file, once it is written."""
+    with chromium() as browser:
         for shot in SHOTS:
             if not wanted or shot.name in wanted:
                 yield _taken(browser, served.url, shot, out)
@@ -170,9 +188,13 @@ def main() -> None:
     asked.add_argument("--models", nargs="+", default=["playground", "runs/demo/dpo", "runs/demo/sft"])
     asked.add_argument("--folder", type=Path, default=Path("runs/screenshots"))
     asked.add_argument("--out", type=Path, default=Path("docs/images"))
+    asked.add_argument("--report", type=Path, help="a page of a report, in place of the app")
     asked.add_argument("--only", nargs="*", default=[], help="names of shots")
     given = asked.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.report:
+        print(reported(given.report, given.out / "mllm_report.png"))
+        return
     served = opened(given.folder, given.models)
     for rater in RATERS:
         elect(served.desk.booth, rater, VOTES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -300,3 +301,19 @@ def test_every_family_that_sees_and_is_tested_is_listed() -> None:
 
     named = {"onevision": "llava_onevision"}
     assert {named.get(each, each) for each in tiny_families.FAMILIES} == set(SEEING)
+
+
+def printed(page: str) -> list[str]:
+    """The commands of a page's blocks of code, each as one line."""
+    blocks = (ROOT / page).read_text(encoding="utf-8").split("```")[1::2]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0] for line in lines if line.startswith("visalign ")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/mllm.md", "docs/hallucination.md"])
+def test_every_command_that_a_page_prints_is_one(page: str) -> None:
+    assert len(printed(page)) > 3
+    for line in printed(page):
+        given, rest = cli.parser().parse_known_args(shlex.split(line)[1:])
+        assert all("=" in word for word in rest), line
+        assert given.run, line
