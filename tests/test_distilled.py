@@ -87,6 +87,10 @@ def test_the_command_pairs_answers_of_several_files(tmp_path: Path, capsys: pyte
     assert store.read(tmp_path / "o.jsonl")[0].items == ("Two dogs .", "two dogs")
     assert main([*words, "--answers", str(files[0]), "--loose", "("]) == 2
     assert "regular expression" in capsys.readouterr().err
+    nothing = [*words[:-1], str(tmp_path / "none.jsonl"), "--answers", str(files[0])]
+    assert main(nothing) == 2, "a file without a pair would be no data"
+    assert "sample more answers" in capsys.readouterr().err
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_answers_must_say_whose_they_are(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import words
 
-EXAMPLE = "visalign distill playground --answers runs/answers.jsonl --form stop --out runs/form.parquet"
+EXAMPLE = "visalign distill data/train.parquet --answers runs/1.jsonl runs/2.jsonl --form think --out runs/form.parquet"
 
 
 def add(commands: words.Commands) -> None:
@@ -28,6 +28,7 @@ def run(given: Any) -> int:
 
     from .. import dialogue_job, distilled, job
     from ..data import answers, sources, store
+    from ..records import DataError
     from .screen import Screen
 
     screen, out = Screen(), Path(given.out)
@@ -36,9 +37,12 @@ def run(given: Any) -> int:
     records, root = sources.open_source(path), sources.root(path)
     said = answers.several([Path(each).expanduser() for each in given.answers])
     made = distilled.distilled(records, said, form, root, out.parent, most=given.most)
-    store.write(made.records, out)
     for reason, count in made.left_out.items():
         screen.say(f"{count} questions left out: {reason}")
+    if not made.records:
+        raise DataError("no question has a right answer in the form and one out of it: sample more answers to each, "
+                        "`visalign answer --temperature 1 --seed N`, or ask for another --form")  # fmt: skip
+    store.write(made.records, out)
     screen.say(f"{len(made.records)} records in {out}")
     screen.say(f"next: visalign train RECIPE method.name=mllm_dpo method.sft=1 data.path={out}")
     return 0
