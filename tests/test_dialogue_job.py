@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import language
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from rehearsal import digest, losses
 
-from visalign import cli, config, dialogue_job, jobs
+from visalign import cli, config, dialogue_job, job, jobs
 from visalign.answering import Answerer
 from visalign.answering import Settings as How
 from visalign.cli.screen import Screen
@@ -24,6 +26,7 @@ from visalign.images import load
 from visalign.metrics import Collapse
 from visalign.models.seeing import SeeingFolder
 from visalign.models.weights import Full
+from visalign.records import DataError
 from visalign.scoring import Sample, Scores
 
 
@@ -104,6 +107,36 @@ def test_what_cannot_be_is_refused_with_the_mend(
     with pytest.raises(ConfigError, match=says):
         trained(settings(root, tmp_path / "run", *changes))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_votes_without_scores_are_refused_before_a_picture_is_read(root: Path, tmp_path: Path) -> None:
+    """As every other job does; a tie that is skipped needs none."""
+    said = [
+        replace(each, scores=np.empty(0), verdict="tie" if row else "first")
+        for row, each in enumerate(language.records(root / "data"))
+    ]
+    scored = language.records(root / "data")[:1]
+    (bare, tied) = (root / "data" / name for name in ("bare.parquet", "tied.parquet"))
+    store.write(said, bare)
+    store.write([*scored, *said[1:]], tied)
+    how = ("method.name=mm_dpo", f"data.cache={tmp_path / 'cache'}", "steps=1", "batch=1")
+    with pytest.raises(DataError, match=r"mm_dpo needs a scorer's values .*'record 0' has none, only the verdict"):
+        trained(settings(root, tmp_path / "run", f"data.path={bare}", *how))
+    with pytest.raises(DataError, match="'record 0' has none"):
+        dialogue_job.plan(settings(root, tmp_path / "run", f"data.path={bare}", *how))
+    with pytest.raises(DataError, match="'record 1' has none, only the verdict 'tie'"):
+        trained(settings(root, tmp_path / "run", f"data.path={tied}", "data.ties=half", *how))
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
+    assert trained(settings(root, tmp_path / "run", f"data.path={tied}", *how)).left_out == {"tie": 7}
+
+
+@pytest.mark.parametrize("given", ["playground", str(job.votes())])
+def test_nothing_is_kept_beside_records_that_ship_with_the_package(root: Path, tmp_path: Path, given: str) -> None:
+    shipped = settings(root, tmp_path, "data.cache=null", f"data.path={given}")
+    assert job.cache_of(shipped, job.votes().parent) == Path("runs/playground_cache")
+    own = settings(root, tmp_path, "data.cache=null")
+    assert job.cache_of(own, root / "data") == root / "data" / "visalign-cache"
+    assert job.cache_of(settings(root, tmp_path), root / "data") == root / "cache"
 
 
 class Says:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_families import FAMILIES
 from tiny_vlm import llava
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from visalign.batches import stacked
@@ -139,6 +139,17 @@ def test_text_that_means_something_to_the_model_is_refused(plain: Reader) -> Non
         plain.read("<image> what?", [picture()], "a cat")
     with pytest.raises(Unreadable, match=r"the answer holds <\|end\|>"):
         plain.read("what?", [picture()], "a cat<|end|>")
+
+
+def test_a_mark_that_no_list_of_specials_names_is_refused_and_a_word_of_its_own_is_not(folder: Path) -> None:
+    """Llama 3's tokenizers know <|eot_id|> by their added tokens alone; Qwen 3's <think> is text like any other."""
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True), AddedToken("<think>", special=False)])
+    assert "<|eot_id|>" not in processor.tokenizer.all_special_tokens
+    reader = Reader(processor)
+    with pytest.raises(Unreadable, match=r"the answer holds <\|eot_id\|>"):
+        reader.read("what?", [picture()], "a cat<|eot_id|> a dog")
+    assert reader.read("what?", [picture()], "<think>a cat").cut == 0
 
 
 def changed(folder: Path, template: str) -> Any:

@@ -47,7 +47,7 @@ class Data:
     ties: Literal["skip", "half"] = "skip"  # half: a tie is a preference of probability 1/2
     prompt_dropout: float = between(0.0, 0.0, 1.0)
     max_bad: float = between(0.01, 0.0, 1.0)  # share of records that may be quarantined
-    cache: Path | None = None  # of latents and text states; None: beside the records
+    cache: Path | None = None  # of what is used again; None: beside the records
     liked: float | None = between(None, 0.0, 1.0, open_low=True)  # weight of liked pictures among labelled ones, in all
     users: Path | None = None  # safetensors with each user's embedding (tokens, width), for personalised methods
     max_length: int | None = between(None, 1)  # tokens of question, pictures and answer; what is longer loses its end

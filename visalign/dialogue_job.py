@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from . import dialogue_plan, engine, registry
+from . import dialogue_plan, engine, needs, registry
 from .batches import AnswerPairs, Answers, Critiques
 from .config import ConfigError, Run
 from .contract import Method, Recalling, Reference
@@ -19,7 +19,7 @@ from .data.quarantine import Bad
 from .data.recalled import Recalled, Remembered
 from .distributed import Ranks
 from .engine import Summary
-from .job import Screen, facts, read_records
+from .job import Screen, cache_of, facts, read_records
 from .jobs import Plan
 from .models import publish_mllm
 from .models.attention import Resolution
@@ -103,6 +103,7 @@ def opened(run: Run, method: Method, folder: SeeingFolder, screen: Screen) -> Re
     bad: list[Bad] = []
     records, root = read_records(run, shipped=SHIPPED, bad=bad)
     how = run.data
+    needs.check(run.method["name"], method, records, ties=how.ties)
     with screen.stage("read questions and answers") as stage:
         view = dialogues.VIEWS[method.batch_type](
             records,
@@ -134,11 +135,6 @@ def cosines(scorer: Scorer) -> Likeness:
         return [float(each) for each in values]
 
     return asked
-
-
-def cache_of(run: Run, root: Path) -> Path:
-    """Where what can be used again is kept."""
-    return run.data.cache or root / "visalign-cache"
 
 
 def network(run: Run, folder: SeeingFolder, reference: Reference, ranks: Ranks) -> SeeingModel:

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from PIL import Image
 
-from . import images
+from . import images, needs
 from .config import Run
 from .contract import Method, Passes, Recalling, Reference
 from .data import media
@@ -66,6 +66,7 @@ def of_data(run: Run, method: Method, shipped: str) -> tuple[list[list[str]], li
     """Rows on the records, what would be trained on, and the folder that pictures are relative to."""
     bad: list[Bad] = []
     records, root = read_records(run, shipped=shipped, bad=bad)
+    needs.check(run.method["name"], method, records, ties=run.data.ties)
     sorting: type[RecordsView] = VIEWS[method.batch_type]
     how = How(run.data.ties, run.data.temperature, critique=run.data.critique)
     found = [sorting.choice(each, how) for each in records if wording(each) is None]

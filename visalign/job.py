@@ -32,6 +32,8 @@ from .records import Preference
 from .watch import Watch
 from .watch import note as note
 
+SCRATCH = Path("runs/playground_cache")  # where the playground's recipes keep theirs
+
 
 class Progress(Protocol):
     """A stage under way, told of each step of its work."""
@@ -119,7 +121,7 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     method: Method = registry.build("method", run.method)
     folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
     records, root = read_records(run)
-    needs.check(run.method["name"], method, records)
+    needs.check(run.method["name"], method, records, ties=run.data.ties)
     with screen.stage(f"load the encoders of {run.model.folder}"):
         encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device)
     texts_only = method.batch_type is Prompts
@@ -185,6 +187,11 @@ def votes(file: str = "records.parquet") -> Path:
     return Path(str(resources.files("visalign.playground") / "votes" / file))
 
 
+def cache_of(run: Run, root: Path) -> Path:
+    """Where what can be used again is kept: beside the records, or below SCRATCH for those of the package itself."""
+    return run.data.cache or (SCRATCH if root == votes().parent else root / "visalign-cache")
+
+
 def encoded_once(
     run: Run,
     records: list[Preference],
@@ -203,7 +210,7 @@ def encoded_once(
                 records,
                 encoders,
                 root=root,
-                cache=run.data.cache or root / "visalign-cache",
+                cache=cache_of(run, root),
                 resolution=run.data.resolution,
                 max_bad=run.data.max_bad,
                 texts_only=texts_only,

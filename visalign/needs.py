@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .data.pairing import paired
+from .data.pairing import Pair, paired
 from .draws import Draws
 from .records import DataError, Preference
 
@@ -52,19 +52,20 @@ NEEDS: Mapping[str, tuple[str, Callable[[Preference], str], str]] = {
 }
 
 
-def check(name: str, method: Any, records: Sequence[Preference]) -> None:
+def check(name: str, method: Any, records: Sequence[Preference], *, ties: Literal["skip", "half"] = "half") -> None:
     """DataError that names the first record which lacks what the method `name` needs, and the mend.
 
-    Records that are judged by nobody, or as both bad, take no part in a training and are passed over; it is an error if
-    there are no others.
+    Records that are judged by nobody, or as both bad, take no part in a training and are passed over, and so are ties
+    that it will `skip`; it is an error if nobody judged any record.
     """
     for need in method.needs if isinstance(method, Needing) else ():
         what, lacks, mend = NEEDS[need]
-        judged = [record for record in records if not isinstance(paired(record), str)]
-        if records and not judged:
+        found = [(record, pair) for record in records if isinstance(pair := paired(record), Pair)]
+        if records and not found:
             raise DataError(f"{name} needs {what}; nobody judged record {records[0].key!r} or any other; {mend}")
-        for record in judged:
-            if instead := lacks(record):
+        for record, pair in found:
+            skipped = ties == "skip" and pair.confidence == 0.5
+            if not skipped and (instead := lacks(record)):
                 raise DataError(f"{name} needs {what}; record {record.key!r} has none, {instead}; {mend}")
 
 

@@ -20,7 +20,7 @@ from .data.comparisons import ComparisonsView, Reading, compared
 from .data.quarantine import Bad
 from .distributed import Ranks
 from .engine import Summary
-from .job import Screen, read_records
+from .job import Screen, cache_of, read_records
 from .jobs import Plan
 from .watch import Noted
 
@@ -104,7 +104,7 @@ def opened(run: Run, model: Any, screen: Screen) -> ComparisonsView:
             temperature=run.data.temperature,
             max_bad=run.data.max_bad,
             users=model.users or None,
-            listed=(run.data.cache or root / "visalign-cache") / "quarantine.jsonl",
+            listed=cache_of(run, root) / "quarantine.jsonl",
             progress=lambda what, done, total: stage(done, what, total=total),
         )
 

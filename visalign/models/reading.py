@@ -62,7 +62,8 @@ class Reader:
         self.processor, self.tokenizer, self.max_length = processor, processor.tokenizer, max_length
         self.kind = type(processor).__name__
         self.wording = Wording(processor, frozenset(ends) | {self.tokenizer.eos_token_id})
-        self.marks = frozenset(self.tokenizer.all_special_tokens) | set(processor.all_special_multimodal_tokens)
+        added = {each.content for each in self.tokenizer.added_tokens_decoder.values() if each.special}
+        self.marks = added | set(self.tokenizer.all_special_tokens) | set(processor.all_special_multimodal_tokens)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, max_length: int | None = None) -> Reader:
