@@ -20,6 +20,7 @@ from visalign.contract import Critic, Criticised, Loss, Spoken
 from visalign.data import store
 from visalign.data.dialogues import VIEWS, CritiquesView, Settings
 from visalign.draws import Draws
+from visalign.metrics import HEALTHY
 from visalign.models.critic import ABOUT, HEAD, CriticModel, RewardHead, criticism, last_states, with_head
 from visalign.models.seeing import SeeingFolder
 from visalign.records import DataError, Preference
@@ -92,6 +93,11 @@ def test_a_margin_is_the_lead_of_the_records_own_scores() -> None:
     torch.testing.assert_close(found, wanted)
     with pytest.raises(ValueError, match="margin"):
         mean(margin=True)
+    assert (CritiqueReward(margin=True).needs, CritiqueReward().needs) == (("scores",), ())
+
+
+def test_all_that_is_measured_is_explained() -> None:
+    assert set(CritiqueReward().loss(pairs(), Said()).metrics) <= set(HEALTHY)
 
 
 def test_a_question_is_asked_with_its_answer_whatever_they_hold() -> None:

@@ -62,6 +62,13 @@ def test_the_first_step_has_a_gradient_and_starts_where_the_paper_does(root: Pat
         assert float(loss.metrics["margin"].abs().max()) == 0.0
 
 
+@pytest.mark.parametrize("name", [name for name in PAIRS if hasattr(language.method(name), "variant")])
+def test_a_release_explains_what_it_measures_too(root: Path, name: str) -> None:
+    found = Step(language.method(name, variant="release"), language.model(root, name))(given(root, name))
+    assert torch.isfinite(found.each).all()
+    assert set(found.metrics) <= set(HEALTHY)
+
+
 @pytest.mark.parametrize("name", language.EVERY)
 def test_a_batch_of_four_is_four_batches_of_one(root: Path, name: str) -> None:
     together, model = lost(root, name, given(root, name))

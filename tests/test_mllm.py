@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from visalign.batches import Dialogues, stacked
 from visalign.contract import LanguageModel, Reference
+from visalign.models import seeing_cost
 from visalign.models.attention import AttentionError
 from visalign.models.folder import FolderError
 from visalign.models.mllm import SeeingModel
@@ -185,9 +186,22 @@ def test_full_training_spares_what_it_should(make: Any, vision: bool, projector:
         named = [each for name, each in model.network.named_parameters() if part_of(name) == part]
         assert named
         assert any(each.grad is not None and bool(each.grad.abs().max() > 0) for each in named) == wanted
-    frozen = sum(each.numel() for name, each in model.network.named_parameters() if not asked[part_of(name)])
     once = sum(each.numel() for each in model.network.parameters())
-    assert sum(each.numel() for each in model.parameters()) == 2 * once - frozen
+    trained = sum(each.numel() for each in model.trainable().values())
+    assert sum(each.numel() for each in model.parameters()) == once + trained
+    shape = seeing_cost.Shape(model.network, tokens=40.0, answer=4.0, train="full", vision=vision, projector=projector)
+    assert seeing_cost.estimate(shape).trained == trained
+
+
+def test_every_weight_that_is_trained_has_a_gradient(family: Opened) -> None:
+    """With the vision tower too, of which some families read an inner layer, and none the pooled picture's head.
+
+    DDP waits for every gradient: one that never comes ends a run of two processes at its second step.
+    """
+    model = family.folder.model(train="full", vision=True)
+    policy_log_probs(model, family.batch()).policy.sum().backward()
+    assert [name for name, each in model.trainable().items() if each.grad is None] == []
+    assert {part_of(name) for name in model.trainable()} == {"language", "vision", "projector"}
 
 
 def test_nothing_drops_out_in_training(tmp_path: Path) -> None:

@@ -167,11 +167,21 @@ def test_templates_that_show_no_picture_or_other_words_are_found_out(folder: Pat
         blind.read("what?", [picture()], "a cat")
     with pytest.raises(Unreadable, match="does not show what it is told"):
         Reader(changed(folder, "<image>Describe."))
+    with pytest.raises(Unreadable, match=r"the LlavaProcessor has no chat template: put a chat_template\.jinja in"):
+        Reader(changed(folder, ""))
     shown = "{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'].replace('color', 'colour') }}{% endif %}"
     british = Reader(changed(folder, PARTS.replace("PART", shown)))
     with pytest.raises(Unreadable, match="changes the question"):
         british.read("which color?", [picture()], "red")
     assert said(british, british.read("which one?", [picture()], "red")) == "red<|end|>"
+
+
+def test_a_model_without_a_mark_for_the_end_of_an_answer_is_refused(folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.chat_template = processor.chat_template.replace("<|end|>", "")
+    processor.tokenizer.eos_token = None
+    with pytest.raises(Unreadable, match="has a mark for the end of an answer"):
+        Reader(processor)
 
 
 def test_a_trimmed_question_is_still_found(folder: Path) -> None:

@@ -52,6 +52,11 @@ class CritiqueReward:
             raise ValueError("score, critique, ties and centering are weights, which must not be negative")
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What records must say, see visalign.needs: a lead is a difference of scores."""
+        return ("scores",) if self.margin else ()
+
+    @property
     def centred(self) -> float:
         """The weight of the squared sum of two scores."""
         return (CENTRED if self.variant == "release" else 0.0) if self.centering is None else self.centering

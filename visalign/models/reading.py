@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..batches import Dialogues, packed
-from .wording import Unreadable, Wording
+from .wording import PALIGEMMA, Unreadable, Wording
 
 __all__ = ["Asked", "Read", "Reader", "Unreadable"]
 
-PALIGEMMA = "PaliGemmaProcessor"  # writes the line break behind a question itself, and tells answers from questions
 ANSWERED = {PALIGEMMA: {"token_type_ids": 1}}  # the kind of an answer's tokens, where it is not 0
 OWN = ("input_ids", "attention_mask", "labels")  # what processors make and we make ourselves
 

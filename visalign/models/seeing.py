@@ -145,7 +145,9 @@ class SeeingFolder:
         if self.adapters is not None:
             self._lora(network, Reference.NONE, seed=0).merge()
         held, follows = bool(parts) and reference is Reference.FROZEN, bool(parts) and reference is Reference.EMA
-        return Full(network, reference=held, follows=follows, trained=lambda name: part_of(name) in parts)
+        idle = unread(network.config)
+        trained = {name for name, _ in network.named_parameters() if part_of(name) in parts and not idle.search(name)}
+        return Full(network, reference=held, follows=follows, trained=trained.__contains__)
 
 
 def open_model(name: str | os.PathLike[str], *, allow_download: bool = False, **settings: Any) -> SeeingModel:
@@ -158,6 +160,17 @@ def part_of(name: str) -> str:
     if PROJECTOR.search(f".{name}"):
         return "projector"
     return "vision" if VISION.search(f".{name}") else "language"
+
+
+def unread(config: Any) -> re.Pattern[str]:
+    """Finds parameters that no answer depends on: of a vision tower the layers behind the one that is read, and the
+    norm and the head that make one vector of a picture."""
+    read: int | list[int] | None = getattr(config, "vision_feature_layer", None)
+    count = getattr(config.vision_config, "num_hidden_layers", 0)
+    layers = [read] if isinstance(read, int) else read or []
+    deepest = max((each if each >= 0 else count + 1 + each for each in layers), default=count)
+    behind = [rf"layers\.{layer}" for layer in range(deepest, count)] + ["post_layernorm"] * bool(layers)
+    return re.compile(rf"{VISION.pattern}.*\b({'|'.join([*behind, 'head'])})\.")
 
 
 def _trained(train: str, *, vision: bool, projector: bool) -> frozenset[str]:

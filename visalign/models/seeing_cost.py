@@ -18,7 +18,7 @@ import torch
 
 from ..contract import Passes, Reference
 from .cost import BYTES
-from .seeing import TARGETS, part_of
+from .seeing import TARGETS, part_of, unread
 
 KNOWN: Mapping[str, Mapping[str, Any]] = {  # published shapes of models that may not be on this machine
     "llava-hf/llava-1.5-7b-hf": {
@@ -86,7 +86,7 @@ def estimate(shape: Shape) -> Cost:
     parts: Counter[str] = Counter()
     for name, each in shape.network.named_parameters():
         parts[part_of(name)] += each.numel()
-    trained = adapters(shape) if shape.train == "lora" else wanted(parts, shape)
+    trained = adapters(shape) if shape.train == "lora" else wanted(shape)
     total = sum(parts.values())
     frozen = total if shape.train == "lora" else total - trained
     copied = trained if shape.train == "full" and shape.reference is not Reference.NONE else 0
@@ -99,10 +99,11 @@ def estimate(shape: Shape) -> Cost:
     return Cost(parts, trained, fixed, held * activations(shape), flop)
 
 
-def wanted(parts: Mapping[str, int], shape: Shape) -> int:
+def wanted(shape: Shape) -> int:
     """Parameters that full training changes."""
     reached = {"language": True, "vision": shape.vision, "projector": shape.projector}
-    return sum(count for part, count in parts.items() if reached[part])
+    idle, named = unread(shape.network.config), shape.network.named_parameters()
+    return sum(each.numel() for name, each in named if reached[part_of(name)] and not idle.search(name))
 
 
 def adapters(shape: Shape) -> int:

@@ -1,13 +1,14 @@
 """What a chat template writes around a question and its answer.
 
-A processor without a template (PaliGemma) has a plain form: the marks of the pictures, the question, and a line break,
-which PaliGemma's own processor writes itself.
+PaliGemma has no template and a plain form: the marks of the pictures, the question, and a line break, which its own
+processor writes itself.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+PALIGEMMA = "PaliGemmaProcessor"
 QUESTION, ANSWER = "a question to probe with", "an answer to probe with"
 
 
@@ -20,19 +21,22 @@ class Wording:
 
     `after` is the text behind the question, up to where the answer is asked for; `lead` the text between there and the
     answer, often a space; `tail` the ids behind the answer up to and with the first of `ends`, or the tokenizer's end
-    where the template writes none. Raises Unreadable for a template that does not show what it is told.
+    where the template writes none. Raises Unreadable for a template that does not show what it is told, or for none.
     """
 
-    def __init__(self, processor: Any, ends: frozenset[int]) -> None:
+    def __init__(self, processor: Any, ends: frozenset[int | None]) -> None:
         self.processor = processor
-        self.after, self.lead, behind = self._probed() if processor.chat_template else ("\n", "", "")
+        self.plain = type(processor).__name__ == PALIGEMMA and not processor.chat_template
+        self.after, self.lead, behind = ("\n", "", "") if self.plain else self._probed()
         ids = processor.tokenizer(behind, add_special_tokens=False)["input_ids"]
         end = next((place for place, each in enumerate(ids) if each in ends), None)
+        if end is None and processor.tokenizer.eos_token_id is None:
+            raise Unreadable("neither the chat template nor the tokenizer has a mark for the end of an answer")
         self.tail: list[int] = [processor.tokenizer.eos_token_id] if end is None else ids[: end + 1]
 
     def question(self, prompt: str, pictures: int) -> str:
         """The question behind its pictures, up to where the answer begins; one mark for each picture."""
-        if not self.processor.chat_template:
+        if self.plain:
             return f"{self.processor.image_token * pictures}{prompt}\n"
         return self._rendered([_turn("user", prompt, pictures)], opened=True)
 
@@ -45,6 +49,9 @@ class Wording:
         return len(before) - len(own), len(before)
 
     def _probed(self) -> tuple[str, str, str]:
+        if not self.processor.chat_template:
+            kind = type(self.processor).__name__
+            raise Unreadable(f"the {kind} has no chat template: put a chat_template.jinja in the model's folder")
         turns = [_turn("user", QUESTION, 1), _turn("assistant", ANSWER, 0)]
         asked, answered = self._rendered(turns[:1], opened=True), self._rendered(turns, opened=False)
         if QUESTION not in asked or ANSWER not in answered:
