@@ -95,7 +95,11 @@ def test_with_its_answers_kept_no_second_copy_is_held(root: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (("model.cache_reference=true", "method.name=tars"), "tars asks it about more than the records' own answers"),
+        (("method.name=tars",), r"tars goes by which words a picture shows: set data\.relevance"),
+        (
+            ("model.cache_reference=true", "method.name=tars", "data.relevance=playground_hps"),
+            "tars asks it about more than the records' own answers",
+        ),
         (("model.cache_reference=true", "method.name=mllm_sft"), "of the reference mllm_sft has none"),
         (("model.train=user",), "model.train: user is for models that draw"),
         (("validation.prompts=[a]",), "validation.prompts are drawn"),

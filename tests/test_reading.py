@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from visalign.batches import stacked
+from visalign.models.folder import FolderError
 from visalign.models.reading import Read, Reader, Unreadable
 from visalign.models.seeing import SeeingFolder
 
@@ -161,7 +162,7 @@ def changed(folder: Path, template: str) -> Any:
 PARTS = "{% for m in messages %}{% for p in m['content'] %}PART{% endfor %}{% endfor %}"
 
 
-def test_templates_that_show_no_picture_or_other_words_are_found_out(folder: Path) -> None:
+def test_templates_that_show_no_picture_or_other_words_are_found_out(folder: Path, tmp_path: Path) -> None:
     blind = Reader(changed(folder, PARTS.replace("PART", "{{ p['text'] }}")))
     with pytest.raises(Unreadable, match=r"refuses it: .*0 <image> tokens"):
         blind.read("what?", [picture()], "a cat")
@@ -169,6 +170,9 @@ def test_templates_that_show_no_picture_or_other_words_are_found_out(folder: Pat
         Reader(changed(folder, "<image>Describe."))
     with pytest.raises(Unreadable, match=r"the LlavaProcessor has no chat template: put a chat_template\.jinja in"):
         Reader(changed(folder, ""))
+    changed(folder, "").save_pretrained(tmp_path)
+    with pytest.raises(FolderError, match="no chat template"):
+        SeeingFolder(tmp_path).reader()
     shown = "{% if p['type'] == 'image' %}<image>{% else %}{{ p['text'].replace('color', 'colour') }}{% endif %}"
     british = Reader(changed(folder, PARTS.replace("PART", shown)))
     with pytest.raises(Unreadable, match="changes the question"):

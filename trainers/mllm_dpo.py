@@ -27,8 +27,8 @@ class MLLMDPO:
     - mean: over the tokens.
     - ld: a sum in which tokens beyond the shorter answer's length weigh `tail` (LD-DPO, arXiv 2409.06411; TRL since
       0.29 as here; before, and ms-swift and LLaMA-Factory, for the policy alone).
-    Tokens have the records' own importance, if they come with it, or `emphasis` where the two answers differ: RLHF-V's
-    dense DPO (arXiv 2312.00849) is {emphasis: 5, reduce: mean, beta: 0.5}, a weighted mean.
+    Tokens have their importance, where a view brings one (`Dialogues.importance`), or `emphasis` where the two answers
+    differ: RLHF-V's dense DPO (arXiv 2312.00849) is {emphasis: 5, reduce: mean, beta: 0.5}, a weighted mean.
 
     `sft` adds that many times the preferred answer's negative log-probability per token, a mean of each answer's own,
     as LLaMA-Factory's pref_ftx; TRL, ms-swift and MM-RLHF take it over all tokens of a batch, so that what an answer

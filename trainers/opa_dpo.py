@@ -23,9 +23,9 @@ class OPADPO:
 
     The second step of the paper: the policy, fine-tuned before on true answers and on its own as revised (`mllm_sft`,
     whose weights this run's model and reference start from), prefers true and revised answers to its first ones. r is
-    log policy - log reference of an answer, tokens weighed by the records' own importance where they come with it;
-    r_worse the preferred answer's about a picture of which a `share` of the pixels is its mean colour. At the start the
-    loss is (1 + image + anchor) log 2. A label that is not sure mixes the first term only.
+    log policy - log reference of an answer, tokens weighed by their importance where a view brings one; r_worse the
+    preferred answer's about a picture of which a `share` of the pixels is its mean colour. At the start the loss is
+    (1 + image + anchor) log 2. A label that is not sure mixes the first term only.
 
     variant="release" (zhyang2226/OPA-DPO dpo_trainer.py) takes L token by token, the two answers' tokens paired by
     their place, and a mean over `positions` places: each at which neither has a token adds log 2, so that the gradient

@@ -4,7 +4,7 @@ arXiv 2507.21584."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -51,6 +51,7 @@ class TARS:
     variant: Literal["paper", "release"] = "paper"
     batch_type = AnswerPairs
     reference = Reference.FROZEN
+    looks: ClassVar[Literal[True]] = True
 
     def __post_init__(self) -> None:
         check_choices(self)

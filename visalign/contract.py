@@ -182,6 +182,15 @@ class Recalling(Protocol):
         """Whether they are "all" that it asks of the reference, which then need not be held, or "some" of it."""
 
 
+@runtime_checkable
+class Looking(Protocol):
+    """A method for language models that goes by which words a picture shows: it cannot do without `data.relevance`."""
+
+    @property
+    def looks(self) -> Literal[True]:
+        """That it does."""
+
+
 class View(Protocol):
     """Records as batches of one type: a map from indices to tensors, with no random state of its own."""
 

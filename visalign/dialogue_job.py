@@ -12,7 +12,7 @@ from PIL import Image
 from . import dialogue_plan, engine, needs, registry
 from .batches import AnswerPairs, Answers, Critiques
 from .config import ConfigError, Run
-from .contract import Method, Recalling, Reference
+from .contract import Looking, Method, Recalling, Reference
 from .data import dialogues, recalled
 from .data.dialogues import Likeness, RecordsView
 from .data.quarantine import Bad
@@ -79,7 +79,7 @@ def plan(run: Run) -> Plan:
 
 
 def held_reference(run: Run, method: Method) -> Reference:
-    """Which reference must be held; ConfigError for a cache that the method cannot use, or what draws pictures.
+    """Which reference must be held; ConfigError for a cache that the method cannot use, what it lacks, or what draws.
 
     A method that asks the reference of nothing but the records' own answers can do without a second copy of the
     weights: before the first step the policy itself answers as the reference.
@@ -87,6 +87,8 @@ def held_reference(run: Run, method: Method) -> Reference:
     name = run.method["name"]
     if run.validation.prompts:
         raise ConfigError(f"validation.prompts are drawn, and {name} trains a model that answers: leave them out")
+    if isinstance(method, Looking) and run.data.relevance is None:
+        raise ConfigError(f"{name} goes by which words a picture shows: set data.relevance to a scorer of cosines")
     if not run.model.cache_reference:
         return method.reference
     if not isinstance(method, Recalling):

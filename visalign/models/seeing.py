@@ -17,7 +17,7 @@ from ..contract import Reference
 from . import publish_mllm, seeing_attention
 from .folder import DTYPES, FolderError, hub_folder
 from .mllm import SeeingModel
-from .reading import Reader
+from .reading import Reader, Unreadable
 from .states import read
 from .weights import ADAPTER_CONFIG, ADAPTER_FILE, Full, Lora
 
@@ -69,8 +69,11 @@ class SeeingFolder:
         return found.hexdigest()[:32]
 
     def reader(self, *, max_length: int | None = None) -> Reader:
-        """What makes tokens and pixels of dialogues for this model."""
-        return Reader.open(self.path, max_length=max_length)
+        """What makes tokens and pixels of dialogues for this model; FolderError if its template cannot be gone by."""
+        try:
+            return Reader.open(self.path, max_length=max_length)
+        except Unreadable as error:
+            raise FolderError(f"{self.path}: {error}") from error
 
     def network(self, dtype: torch.dtype = torch.float32, attention: str | None = None) -> Any:
         """The network, loaded in the given dtype with transformers' name of an attention, without adapters."""
