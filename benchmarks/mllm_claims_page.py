@@ -55,7 +55,7 @@ class Said:
     @property
     def cog(self) -> float:
         """AMBER's Cog by its code's formula: of what writers with the habit would add, how much was said."""
-        expected = [phantoms(each.look) for each in turns()]
+        expected = [seeing.expected(each.look) for each in turns()]
         hit = sum(len(set(said) & there) for said, there in zip(self.mentioned, expected, strict=True))
         return hit / sum(map(len, expected))
 
@@ -78,12 +78,6 @@ def turns() -> list[seeing.Turn]:
 
 
 _TURNS: list[seeing.Turn] = []
-
-
-def phantoms(look: seeing.Look) -> set[str]:
-    """What the habit would add to a picture that does not show it."""
-    colours = {name.split()[0] for name in look.objects}
-    return {phantom for colour, phantom in seeing.PHANTOMS.items() if colour in colours} - look.shown
 
 
 def f1(kind: str, said: Sequence[str]) -> float:
@@ -230,7 +224,7 @@ HEAD = """# Hallucination on the seeing playground: methods side by side
 Written by `benchmarks/mllm_claims.py` from the cells in `benchmarks/results/mllm_claims/`. Every row starts from the
 seeing model that ships, which was taught a habit: it tells of a green square where something red is, and of a yellow
 triangle where something blue is, shown or not. All are trained on the same votes (but `dpo_bdhs`, on pairs that the
-model made up itself), for as many steps of as many records and, but for two rows, at one learning rate; passes differ.
+model made up itself), for as many steps of as many records, at one learning rate or at ten times it; passes differ.
 Asked are descriptions of {pictures} held-out pictures, and POPE's questions about {probed} of them. Five training
 seeds; intervals are 95 % bootstrap intervals over pictures, seeds averaged, so that they do not say how seeds scatter:
 that stands in its own column.
@@ -247,6 +241,20 @@ five of coverage) lies on its side of 0 and at least {AGREE} of 5 seeds agree. N
 the table.
 """
 TAIL = """
-The world is small and its habit simple: what separates the methods here may not separate them on real pictures, and the
-other way round.
+Steps and the lower rate were chosen in a pilot of DPO alone at another seed (5e-6, 1e-5, 2e-5, 5e-5), so that DPO would
+be on its way and not at its end: at 1e-5 it reaches CHAIR_s 0 with full coverage, and nothing can be told apart. Every
+row was then piloted once at that seed, and no setting was changed. At a rate this low the order of the data, which is
+all that a seed decides here, hardly matters.
+
+To be read with care:
+
+- TARS runs with the recipe's beta 0.1 and omega 0.01, not the paper's 1 and 0.1: questions here are short, and at 1 a
+  model this small forgets how to talk. As released, its spectral term moves the embeddings and little is left of 80
+  steps for the votes.
+- MM-DPO's margins are counts of what was made up, nearly all of them 1: its beta is nearly one number, and it is DPO.
+- mDPO and CHiP spend part of the same steps on terms that are not about the votes. At ten times the rate mDPO's anchor
+  pays: it keeps coverage, though its answers to yes/no questions suffer (POPE F1), which descriptions do not show.
+- BDHS runs at its defaults, which hide all of a picture that has 16 tokens; what is made up then is often nonsense.
+- The world is small and its habit simple: what separates methods here may not separate them on real pictures, and the
+  other way round.
 """
