@@ -11,10 +11,10 @@ from typing import Any
 from visalign import config
 from visalign.data import export, journal, store
 from visalign.data.shards import replace_file
+from visalign.diffusion.source import Source
 from visalign.drawing import Settings
 from visalign.records import Preference
 from visalign.scoring import Scorer
-from visalign.source import Source
 
 from .answers import Answers
 from .board import board

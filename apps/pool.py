@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visalign.data.shards import replace_file
+from visalign.diffusion.sampling import initial_noise
+from visalign.diffusion.source import Source
 from visalign.drawing import Drawer, Settings
-from visalign.job import Progress
-from visalign.sampling import initial_noise
-from visalign.source import Source
+from visalign.jobs.denoising import Progress
 
 from .marks import Mark, Marks
 

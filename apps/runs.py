@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visalign import metrics
+from visalign.training import metrics
 
 from .safety import Refused
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from visalign import images, personal, registry
+from visalign import images, registry
+from visalign.diffusion import personal
+from visalign.diffusion.personal import Vote
 from visalign.evaluation.statistics import wilson
-from visalign.personal import Vote
 from visalign.records import Preference
 from visalign.scoring import Sample, Scorer
 

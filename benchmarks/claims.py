@@ -28,12 +28,13 @@ from claims_rows import BACKWARD, BUDGET, TABLE, Row
 from numpy.typing import NDArray
 from PIL import Image
 
-from visalign import config, demo, job, registry
+from visalign import config, demo, registry
 from visalign.cli.screen import Screen
 from visalign.contract import Method
 from visalign.drawing import Settings, draw
 from visalign.evaluation import pictures as looks
 from visalign.evaluation.comparison import samples
+from visalign.jobs import denoising
 from visalign.playground import corpus
 from visalign.scoring import Scorer
 
@@ -73,7 +74,7 @@ def trained(row: Row, seed: int, screen: Screen) -> dict[str, Any]:
     method: Method = registry.build("method", run.method)
     began = time.process_time()
     shutil.rmtree(place(row, seed), ignore_errors=True)
-    outcome = job.train(run, screen, resume=False)
+    outcome = denoising.train(run, screen, resume=False)
     records = outcome.summary.steps * run.batch
     return {
         "method": dict(run.method),

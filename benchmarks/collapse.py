@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visalign import config, demo, job, metrics, registry
+from visalign import config, demo, registry
 from visalign.cli.screen import Screen
 from visalign.drawing import draw
 from visalign.evaluation import curves, report
 from visalign.evaluation.comparison import Comparison
+from visalign.jobs import denoising
 from visalign.playground import corpus
+from visalign.training import metrics
 
 HERE = Path(__file__).resolve().parent
 OUT = Path("runs/collapse")
@@ -31,11 +33,11 @@ PROMPTS = 64
 SHOWN = 9
 
 
-def trained(name: str, changes: list[str], screen: Screen) -> job.Outcome:
+def trained(name: str, changes: list[str], screen: Screen) -> denoising.Outcome:
     """The demo's recipe with changes, from the start."""
     shutil.rmtree(OUT / name, ignore_errors=True)
     places = [f"out={OUT / name}", f"name={name}", f"data.cache={OUT / 'cache'}"]
-    return job.train(config.load(demo.METHODS["dpo"], [*places, *changes]), screen)
+    return denoising.train(config.load(demo.METHODS["dpo"], [*places, *changes]), screen)
 
 
 def warned(folder: Path) -> int | None:

@@ -26,9 +26,10 @@ import torch
 from mllm_claims_rows import COMMON, PICTURES, PROBED, TABLE, Row
 from PIL import Image
 
-from visalign import cli, config, dialogue_job, registry
+from visalign import cli, config, registry
 from visalign.answering import Answerer, Settings
 from visalign.cli.screen import Screen
+from visalign.jobs import dialogues
 from visalign.models.seeing import SeeingFolder
 from visalign.playground import seeing
 from visalign.playground.seeing import Turn
@@ -66,7 +67,7 @@ def trained(row: Row, seed: int, screen: Screen) -> dict[str, Any]:
     method = registry.build("method", run.method)
     began = time.process_time()
     shutil.rmtree(place(row, seed), ignore_errors=True)
-    outcome = dialogue_job.train(run, screen, resume=False)
+    outcome = dialogues.train(run, screen, resume=False)
     records = outcome.summary.steps * run.batch
     return {
         "method": dict(run.method),

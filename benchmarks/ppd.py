@@ -24,17 +24,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from visalign import config, job, personal, playground
+from visalign import config, playground
 from visalign.cli import main as visalign
 from visalign.cli.screen import Screen
 from visalign.data import sources
+from visalign.diffusion import personal
+from visalign.diffusion.sampling import pictures
+from visalign.diffusion.source import Source
 from visalign.drawing import Drawer, Settings
 from visalign.evaluation import report
 from visalign.evaluation.statistics import mean, win_rate
+from visalign.jobs import denoising
 from visalign.playground import checker, corpus, users
 from visalign.playground.users import User, looks
-from visalign.sampling import pictures
-from visalign.source import Source
 
 HERE = Path(__file__).resolve().parent
 FIRST, UNSEEN, EACH, SHOTS = 96, 60, 6, 4
@@ -54,7 +56,7 @@ def prepared(out: Path) -> None:
     base = f"model.folder={out / 'dpo' / 'weights'}"
     for name, changes in {"dpo": [], "ppd": [*read, base]}.items():
         settings = [*changes, f"data.cache={out / 'cache'}", f"out={out / name}"]
-        job.train(config.load(f"playground_{name}", settings), Screen())
+        denoising.train(config.load(f"playground_{name}", settings), Screen())
 
 
 def strangers(out: Path) -> dict[str, Tensor]:

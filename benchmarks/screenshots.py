@@ -22,10 +22,10 @@ import numpy as np
 
 from visalign import images, playground, registry
 from visalign.apps import booth, compare, desk
+from visalign.diffusion.source import Source
 from visalign.drawing import Settings
 from visalign.playground import corpus
 from visalign.playground.voters import Voters
-from visalign.source import Source
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 RATERS = ("ada", "grace", "edsger")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from visalign import registry
+from visalign.diffusion.personal import Vote
 from visalign.images import ImageError
-from visalign.personal import Vote
 from visalign.scoring import Sample, Scores, opened
 
 from . import reading

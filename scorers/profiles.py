@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visalign.personal import Vote
+from visalign.diffusion.personal import Vote
 from visalign.scoring import picture
 
 from .clip import DTYPES, PathLike

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from visalign import playground, registry
 from visalign.apps import compare, desk
+from visalign.diffusion.source import Source
 from visalign.drawing import Settings
 from visalign.scoring import Sample, Scores
-from visalign.source import Source
 
 EVIL = '<img src=//evil.test/x onerror="window.__xss=(window.__xss||0)+1"><script>window.__xss=9</script>'
 PROMPTS = ("a red circle left of a blue square", "two green rings", "a pink cross", "a large blue circle", EVIL)

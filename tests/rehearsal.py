@@ -27,17 +27,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from visalign import engine
 from visalign.batches import Condition, Pairs, Singles
 from visalign.config import Run, load
 from visalign.contract import Loss, Passes, Reference
-from visalign.distributed import Ranks
 from visalign.draws import Draws
 from visalign.losses.state import RunningMean
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full, Lora
 from visalign.process import Ddpm
 from visalign.trainers import DiffusionDPO
+from visalign.training import engine
+from visalign.training.distributed import Ranks
 
 WIDTH = 16  # of the text states
 ROOT = Path(__file__).resolve().parents[1]

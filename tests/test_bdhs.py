@@ -16,18 +16,18 @@ from PIL import Image
 from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from visalign import hallucinations, sentences
 from visalign.answering import Settings as Sampling
-from visalign.blinded import Blinded, Blindfold
+from visalign.answering import hallucinations, sentences
+from visalign.answering.blinded import Blinded, Blindfold
+from visalign.answering.hallucinations import Hallucinated, Maker, Settings
+from visalign.answering.similarity import WordOverlap, overlap
 from visalign.cli import main
 from visalign.config import ConfigError
 from visalign.data import store
 from visalign.draws import generator
-from visalign.hallucinations import Hallucinated, Maker, Settings
 from visalign.models.reading import Asked, Reader
 from visalign.models.sentence_encoder import SentenceEncoder
 from visalign.records import DataError, Preference
-from visalign.similarity import WordOverlap, overlap
 
 FAMILIES = {"llava": tiny_vlm.llava, "qwen2_vl": tiny_vlm.qwen2_vl, "qwen2_5_vl": tiny_vlm.qwen2_5_vl}
 TRUE = "Yes, there is a dog. It costs 3.5 francs."

@@ -17,12 +17,12 @@ import pytest
 import torch
 from rehearsal import ROOT, denoiser, rehearse, settings
 
-from visalign import checkpoint
-from visalign.checkpoint import CheckpointError, Snapshot
 from visalign.config import ConfigError, Run, load, plain
-from visalign.distributed import Ranks
-from visalign.learner import Learner
 from visalign.trainers import DiffusionDPO
+from visalign.training import checkpoint
+from visalign.training.checkpoint import CheckpointError, Snapshot
+from visalign.training.distributed import Ranks
+from visalign.training.learner import Learner
 
 RECORDS = {"count": 13, "sha256": "0" * 64}
 FILES = ("trainable.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -153,7 +153,7 @@ FULL_DISK = """
 import sys, torch
 from pathlib import Path
 from visalign import checkpoint
-from visalign.checkpoint import CheckpointError, Snapshot
+from visalign.training.checkpoint import CheckpointError, Snapshot
 folder = Path(sys.argv[1])
 checkpoint._make_room = lambda folder, snapshot: None  # the estimate was wrong
 for step, size in ((1, 10_000), (2, 1_000_000)):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from visalign.batches import halves, stacked
 from visalign.contract import Spoken
-from visalign.corruption import noised
 from visalign.text import Log, answer_places, token_weights
+from visalign.text.corruption import noised
 from visalign.trainers import CHiP
 from visalign.trainers.chip import divergence
 

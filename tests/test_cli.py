@@ -16,9 +16,10 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from visalign import cli, config, metrics
+from visalign import cli, config
 from visalign.data import album, store
 from visalign.records import Preference
+from visalign.training import metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "train", "generate", "answer", "label", "evaluate", "playground", "data", "list", "doctor")

@@ -13,7 +13,8 @@ from torchvision.transforms import functional as vision
 from transformers import Idefics3ImageProcessor, LlavaNextImageProcessor, Qwen2VLImageProcessor
 
 from visalign.batches import Dialogues
-from visalign.corruption import (
+from visalign.draws import Draws
+from visalign.text.corruption import (
     CORRUPTIONS,
     FAINT,
     blank,
@@ -26,8 +27,7 @@ from visalign.corruption import (
     speckled,
     window,
 )
-from visalign.draws import Draws
-from visalign.packing import pictures_of, repacked
+from visalign.text.packing import pictures_of, repacked
 
 DRAW = Draws(0, ("a", "b", "c"), (0, 0, 2))
 SIZES = [(32, 48), (40, 40), (64, 32)]

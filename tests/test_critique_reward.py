@@ -13,20 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from visalign import config, dialogue_job, jobs
+from visalign import config, jobs
 from visalign.batches import Critiques, Dialogues
 from visalign.cli.screen import Screen
 from visalign.contract import Critic, Criticised, Loss, Spoken
 from visalign.data import store
 from visalign.data.dialogues import VIEWS, CritiquesView, Settings
 from visalign.draws import Draws
-from visalign.metrics import HEALTHY
+from visalign.jobs import dialogues
 from visalign.models.critic import ABOUT, HEAD, CriticModel, RewardHead, criticism, last_states, with_head
 from visalign.models.seeing import SeeingFolder
 from visalign.records import DataError, Preference
 from visalign.scorers.critique import Critique
 from visalign.scoring import Sample
 from visalign.trainers.critique_reward import CritiqueReward
+from visalign.training.metrics import HEALTHY
 
 WIN, LOSE = (1.2, 0.3), (0.2, 0.9)
 NLL = (0.9, 1.1)  # of the preferred answers' critiques, and of the others'
@@ -221,7 +222,7 @@ def test_a_head_is_drawn_from_its_seed_saved_and_read_back(root: Path, tmp_path:
 
 
 @pytest.fixture(scope="module", params=["full", "lora"])
-def trained(request: pytest.FixtureRequest, root: Path) -> tuple[dialogue_job.Told, Path]:
+def trained(request: pytest.FixtureRequest, root: Path) -> tuple[dialogues.Told, Path]:
     """A run of a few steps, from records on the disk."""
     data, out = root / "data", root / request.param
     language.folder(root)
@@ -231,14 +232,14 @@ def trained(request: pytest.FixtureRequest, root: Path) -> tuple[dialogue_job.To
         f"data.path={data / 'records.jsonl'}", f"out={out}", "steps=12", "batch=8", "micro_batch=8",
         "optimizer.lr=5e-3", "save_every=0", "model.network={dropout: 0.1}", "model.rank=4",
     ])  # fmt: skip
-    assert jobs.of(run) is dialogue_job
-    assert any("8" in str(row) for row in dialogue_job.plan(run).rows)
-    found = dialogue_job.train(run, Screen(silent=True))
+    assert jobs.of(run) is dialogues
+    assert any("8" in str(row) for row in dialogues.plan(run).rows)
+    found = dialogues.train(run, Screen(silent=True))
     return found, out
 
 
 def test_training_publishes_a_critic_that_agrees_with_the_votes(
-    trained: tuple[dialogue_job.Told, Path], root: Path
+    trained: tuple[dialogues.Told, Path], root: Path
 ) -> None:
     told, out = trained
     assert {HEAD, ABOUT} <= {each.name for each in told.weights.iterdir()}
@@ -261,7 +262,7 @@ def test_training_publishes_a_critic_that_agrees_with_the_votes(
     torch.testing.assert_close(found.values[:2], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_what_the_scorer_reads_is_what_was_trained(trained: tuple[dialogue_job.Told, Path], root: Path) -> None:
+def test_what_the_scorer_reads_is_what_was_trained(trained: tuple[dialogues.Told, Path], root: Path) -> None:
     """Behind the record's own critique the score is that of the trained model."""
     scorer = Critique(trained[1], max_new_tokens=4)
     record = records(root / "data")[0]
@@ -274,7 +275,7 @@ def test_what_the_scorer_reads_is_what_was_trained(trained: tuple[dialogue_job.T
     torch.testing.assert_close(own, scorer.score([sample]).values, atol=1e-5, rtol=1e-5)
 
 
-def test_a_critic_is_trained_on_from_where_it_was(trained: tuple[dialogue_job.Told, Path]) -> None:
+def test_a_critic_is_trained_on_from_where_it_was(trained: tuple[dialogues.Told, Path]) -> None:
     folder = SeeingFolder.open(trained[0].weights)
     again = with_head(folder.model(train="none"), folder.adapters or folder.path, "{question} {answer}", dropout=0.0)
     saved = with_head(folder.model(train="none"), trained[0].weights)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from visalign import config, demo, job
+from visalign import config, demo
 from visalign.cli.playground import rendered
 from visalign.cli.screen import Screen
 from visalign.data import album, media, store
 from visalign.images import load
+from visalign.jobs import denoising
 from visalign.playground import corpus
 from visalign.playground.voters import Voters
 
@@ -49,16 +50,16 @@ def test_an_album_gives_every_picture_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_shipped_votes_are_whole_and_never_about_held_out_prompts() -> None:
-    records = store.read(job.votes())
+    records = store.read(denoising.votes())
     assert len(records) == demo.PROMPTS
-    assert sum(file.stat().st_size for file in job.votes().parent.iterdir()) < 3_000_000
+    assert sum(file.stat().st_size for file in denoising.votes().parent.iterdir()) < 3_000_000
     assert not set(corpus.prompts("heldout", demo.HELD_OUT)) & {record.prompt for record in records}
     assert {float(record.scores.sum()) for record in records} == {6.0}
 
 
 def test_the_votes_that_ship_are_those_that_the_stated_voters_cast() -> None:
-    for record in store.read(job.votes())[::40]:
-        drawn = np.stack([np.asarray(load(media.fetch(item, job.votes().parent))) for item in record.items])
+    for record in store.read(denoising.votes())[::40]:
+        drawn = np.stack([np.asarray(load(media.fetch(item, denoising.votes().parent))) for item in record.items])
         assert demo.ballot(record.prompt, record.items, record.seeds, drawn, seed=0) == record
 
 

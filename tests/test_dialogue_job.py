@@ -13,21 +13,22 @@ import torch
 from PIL import Image
 from rehearsal import digest, losses
 
-from visalign import cli, config, dialogue_job, job, jobs
+from visalign import cli, config, jobs
 from visalign.answering import Answerer
 from visalign.answering import Settings as How
 from visalign.cli.screen import Screen
 from visalign.config import ConfigError, Run
 from visalign.contract import Reference
 from visalign.data import store
-from visalign.dialogue_job import Told
-from visalign.distributed import Ranks
 from visalign.images import load
-from visalign.metrics import Collapse
+from visalign.jobs import denoising, dialogues
+from visalign.jobs.dialogues import Told
 from visalign.models.seeing import SeeingFolder
 from visalign.models.weights import Full
 from visalign.records import DataError
 from visalign.scoring import Sample, Scores
+from visalign.training.distributed import Ranks
+from visalign.training.metrics import Collapse
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def settings(root: Path, out: Path, *changes: str) -> Run:
 
 
 def trained(run: Run, *, resume: bool = True) -> Told:
-    return dialogue_job.train(run, Screen(silent=True), resume=resume)
+    return dialogues.train(run, Screen(silent=True), resume=resume)
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])
@@ -70,7 +71,7 @@ def test_a_run_that_is_taken_up_again_has_the_same_losses_and_weights(root: Path
 def test_what_is_published_answers_as_it_was_trained(root: Path, tmp_path: Path) -> None:
     """Adapters in PEFT's folder; opened by their own name they bring their model along."""
     told = trained(settings(root, tmp_path / "run", "steps=1", "optimizer.lr=0.5"))
-    view = language.view(root, dialogue_job.KINDS[0])
+    view = language.view(root, dialogues.KINDS[0])
     asked = [view.reader.ask(record.prompt, view._opened(record)) for record in language.records(root / "data")[:3]]
     before, after = (
         Answerer(folder.model(train="none").network, folder.reader(), How(max_new_tokens=6)).answer("abc", asked)
@@ -82,14 +83,14 @@ def test_what_is_published_answers_as_it_was_trained(root: Path, tmp_path: Path)
 def test_with_its_answers_kept_no_second_copy_is_held(root: Path, tmp_path: Path) -> None:
     run = settings(root, tmp_path, "model.train=full", "model.cache_reference=true")
     method = language.method("mllm_dpo")
-    reference = dialogue_job.held_reference(run, method)
+    reference = dialogues.held_reference(run, method)
     assert reference is Reference.NONE
-    model = dialogue_job.network(run, language.folder(root), reference, Ranks("no"))
+    model = dialogues.network(run, language.folder(root), reference, Ranks("no"))
     assert isinstance(model.weights, Full) and model.weights.frozen is None
     plain = settings(root, tmp_path, "model.train=full")
-    assert dialogue_job.held_reference(plain, method) is Reference.FROZEN
+    assert dialogues.held_reference(plain, method) is Reference.FROZEN
     some = settings(root, tmp_path, "model.train=full", "model.cache_reference=true", "method.name=mdpo")
-    assert dialogue_job.held_reference(some, language.method("mdpo")) is Reference.FROZEN
+    assert dialogues.held_reference(some, language.method("mdpo")) is Reference.FROZEN
 
 
 @pytest.mark.parametrize(
@@ -127,20 +128,20 @@ def test_votes_without_scores_are_refused_before_a_picture_is_read(root: Path, t
     with pytest.raises(DataError, match=r"mm_dpo needs a scorer's values .*'record 0' has none, only the verdict"):
         trained(settings(root, tmp_path / "run", f"data.path={bare}", *how))
     with pytest.raises(DataError, match="'record 0' has none"):
-        dialogue_job.plan(settings(root, tmp_path / "run", f"data.path={bare}", *how))
+        dialogues.plan(settings(root, tmp_path / "run", f"data.path={bare}", *how))
     with pytest.raises(DataError, match="'record 1' has none, only the verdict 'tie'"):
         trained(settings(root, tmp_path / "run", f"data.path={tied}", "data.ties=half", *how))
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
     assert trained(settings(root, tmp_path / "run", f"data.path={tied}", *how)).left_out == {"tie": 7}
 
 
-@pytest.mark.parametrize("given", ["playground", str(job.votes())])
+@pytest.mark.parametrize("given", ["playground", str(denoising.votes())])
 def test_nothing_is_kept_beside_records_that_ship_with_the_package(root: Path, tmp_path: Path, given: str) -> None:
     shipped = settings(root, tmp_path, "data.cache=null", f"data.path={given}")
-    assert job.cache_of(shipped, job.votes().parent) == Path("runs/playground_cache")
+    assert denoising.cache_of(shipped, denoising.votes().parent) == Path("runs/playground_cache")
     own = settings(root, tmp_path, "data.cache=null")
-    assert job.cache_of(own, root / "data") == root / "data" / "visalign-cache"
-    assert job.cache_of(settings(root, tmp_path), root / "data") == root / "cache"
+    assert denoising.cache_of(own, root / "data") == root / "data" / "visalign-cache"
+    assert denoising.cache_of(settings(root, tmp_path), root / "data") == root / "cache"
 
 
 class Says:
@@ -159,31 +160,31 @@ class Says:
 
 def test_relevance_is_the_most_of_several_pictures_and_a_cosine() -> None:
     light, dark = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8))
-    assert dialogue_job.cosines(Says(0.1))(["a", "dot"], [light] * 2) == pytest.approx([0.1, 0.3])
+    assert dialogues.cosines(Says(0.1))(["a", "dot"], [light] * 2) == pytest.approx([0.1, 0.3])
     with pytest.raises(ConfigError, match=r"data\.relevance: says says 3 of 'dot', which is no cosine"):
-        dialogue_job.cosines(Says(1.0))(["a", "dot"], [light])
+        dialogues.cosines(Says(1.0))(["a", "dot"], [light])
     with pytest.raises(ConfigError, match="says nan of 'a'"):
-        dialogue_job.cosines(Says(0.1))(["a"], [light, dark])
+        dialogues.cosines(Says(0.1))(["a"], [light, dark])
 
 
 def test_each_kind_of_batch_has_its_job(root: Path, tmp_path: Path) -> None:
-    names = {"playground_dpo": "job", "playground_reward": "reward_job"}
-    assert {name: jobs.of(config.load(name)).__name__.split(".")[1] for name in names} == names  # type: ignore[attr-defined]
-    assert jobs.of(settings(root, tmp_path)) is dialogue_job
+    names = {"playground_dpo": "denoising", "playground_reward": "rewards"}
+    assert {name: jobs.of(config.load(name)).__name__.split(".")[-1] for name in names} == names  # type: ignore[attr-defined]
+    assert jobs.of(settings(root, tmp_path)) is dialogues
 
 
 def test_a_dry_run_measures_records_and_counts_parameters_without_weights(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = settings(root, tmp_path / "run", "model.cache_reference=true")
-    plan = dict(dialogue_job.plan(run).rows)
+    plan = dict(dialogues.plan(run).rows)
     network = language.folder(root).network()
     assert plan["parameters"].startswith(f"{sum(each.numel() for each in network.parameters()):,}")
     counted = sum(each.numel() for each in language.folder(root).model(train="lora", rank=2).trainable().values())
     assert f"of which {counted:,} are trained" in plan["parameters"]
     assert plan["passes a record"] == "2 forward + 2 backward: 6, a backward being two"
-    lengths = [len(read.ids) for each in language.view(root, dialogue_job.KINDS[0]).chosen
-               for read in language.view(root, dialogue_job.KINDS[0])._reads(each)]  # fmt: skip
+    lengths = [len(read.ids) for each in language.view(root, dialogues.KINDS[0]).chosen
+               for read in language.view(root, dialogues.KINDS[0])._reads(each)]  # fmt: skip
     assert plan["tokens"].startswith(f"{sum(lengths) / len(lengths):.0f} a dialogue")
     (tmp_path / "run.yaml").write_text(config.to_yaml(run))
     assert cli.main(["train", str(tmp_path / "run.yaml"), "--dry-run"]) == 0
@@ -195,7 +196,7 @@ def test_a_dry_run_measures_records_and_counts_parameters_without_weights(
     ("name", "count"), [("llava-hf/llava-1.5-7b-hf", 7_063_427_072), ("Qwen/Qwen2.5-VL-7B-Instruct", 8_292_166_656)]
 )
 def test_published_shapes_are_those_of_the_published_models(root: Path, tmp_path: Path, name: str, count: int) -> None:
-    plan = dict(dialogue_job.plan(settings(root, tmp_path, f"model.folder={name}")).rows)
+    plan = dict(dialogues.plan(settings(root, tmp_path, f"model.folder={name}")).rows)
     assert plan["parameters"].startswith(f"{count:,}, ")
 
 

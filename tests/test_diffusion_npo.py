@@ -12,7 +12,7 @@ from torch import Tensor
 
 from visalign.batches import Condition, Pairs
 from visalign.diffusion import Errors, log_ratio
-from visalign.guidance import pushed
+from visalign.diffusion.guidance import pushed
 from visalign.process import Process
 from visalign.trainers import DiffusionDPO, DiffusionNPO
 from visalign.trainers.diffusion_npo import exchanged

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from visalign.answering.distilled import Form, distilled, paired_by_form, same
 from visalign.cli import main
 from visalign.config import ConfigError
 from visalign.data import store
 from visalign.data.answers import several
 from visalign.data.truth import Unusable
-from visalign.distilled import Form, distilled, paired_by_form, same
 from visalign.evaluation.generalisation import generalisation_factor
 from visalign.records import DataError, Preference
 

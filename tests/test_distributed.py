@@ -11,7 +11,7 @@ import pytest
 import torch
 from rehearsal import Nursery, denoiser, digest, losses
 
-from visalign import checkpoint
+from visalign.training import checkpoint
 
 RUN = ("batch=8", "micro_batch=2", "steps=9", "ema=0.9")  # two forwards a rank and step; epochs end within steps
 

@@ -20,9 +20,9 @@ from visalign.batches import Singles
 from visalign.config import ConfigError, Optimizer
 from visalign.contract import Loss
 from visalign.draws import Draws
-from visalign.engine import Moment, NonFiniteError
 from visalign.models.unet import UNetDenoiser
-from visalign.schedule import Order, averaging, learning_rate
+from visalign.training.engine import Moment, NonFiniteError
+from visalign.training.schedule import Order, averaging, learning_rate
 
 UNEVEN = tuple([1.0, 0.0, 0.2, 1.0] * 3 + [0.5])
 

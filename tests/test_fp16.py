@@ -13,8 +13,8 @@ import torch
 from rehearsal import denoiser, digest, losses, rehearse, settings
 from torch.amp.grad_scaler import GradScaler
 
-from visalign.distributed import Ranks
-from visalign.engine import Moment
+from visalign.training.distributed import Ranks
+from visalign.training.engine import Moment
 
 
 class Crash(Exception):

@@ -18,8 +18,10 @@ from visalign import cli
 from visalign.batches import Condition
 from visalign.cli.evaluate import short
 from visalign.config import load, to_yaml
+from visalign.diffusion.guidance import guided, pushed
+from visalign.diffusion.sampling import generate, initial_noise
+from visalign.diffusion.source import Source, SpecError
 from visalign.drawing import Drawer, Settings
-from visalign.guidance import guided, pushed
 from visalign.models.folder import Folder, FolderError
 from visalign.models.mixing import Mix, Networks, combined, negative_mix, weighed
 from visalign.models.pipelines import Reflected, negative_guidance
@@ -27,8 +29,6 @@ from visalign.models.publish import publish
 from visalign.models.unet import UNetDenoiser, ask
 from visalign.models.weights import Full
 from visalign.process import Ddpm, Flow
-from visalign.sampling import generate, initial_noise
-from visalign.source import Source, SpecError
 
 PROMPTS = ["a red circle left of a blue square", "a green square"]
 SMALL = Settings(steps=5, guidance=3.0, size=16)

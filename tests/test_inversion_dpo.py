@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from visalign.batches import Condition, Pairs
+from visalign.diffusion.trajectories import compared_at, trajectories, walk_pairs
 from visalign.process import Ddpm, Flow
 from visalign.trainers import InversionDPO
-from visalign.trajectories import compared_at, trajectories, walk_pairs
 
 RELEASE: dict[str, Any] = {"variant": "release", "target": "reference", "told": "destination"}
 

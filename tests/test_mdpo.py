@@ -11,8 +11,8 @@ import torch
 from answered import FAMILIES, double, moved_on, of, pairs, seeing, watched, written
 
 from visalign.batches import halves
-from visalign.corruption import blank, cropped
 from visalign.text import log_probs
+from visalign.text.corruption import blank, cropped
 from visalign.trainers import MDPO
 
 SAID = [-12, -30.5, -8.25, -15, -29, -20, -16, -33, -8]  # winners, losers, winners about worse pictures

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from visalign import metrics
 from visalign.batches import Condition, Pairs
-from visalign.learner import Step
+from visalign.training import metrics
+from visalign.training.learner import Step
 
 EVERY = sorted([*methods.DENOISING, *methods.VARIANTS])
 # A batch's numbers enter each record's loss, as the method's paper wants it (its docstring says so).

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rehearsal import losses, rehearse, settings
 
-from visalign import metrics
 from visalign.config import Stop
-from visalign.metrics import HEALTHY, Collapse, Jsonl, summarised
 from visalign.trainers import DiffusionDPO
+from visalign.training import metrics
+from visalign.training.metrics import HEALTHY, Collapse, Jsonl, summarised
 
 QUIET = {"win_error": 1.0, "win_reference_error": 1.0, "lose_error": 1.0, "lose_reference_error": 1.0}
 

@@ -14,13 +14,13 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from visalign.batches import Condition, Pairs
 from visalign.contract import Denoiser, Reference
 from visalign.diffusion import errors, noise_pairs
+from visalign.diffusion.sampling import generate, initial_noise, pictures
 from visalign.draws import Draws
 from visalign.models import attention
 from visalign.models.folder import Folder, FolderError
 from visalign.models.publish import attach_lora, publish
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full
-from visalign.sampling import generate, initial_noise, pictures
 from visalign.trainers import DiffusionDPO
 
 FAMILIES = ["sd15", "sd21", "sdxl"]

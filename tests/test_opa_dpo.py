@@ -11,8 +11,8 @@ import torch
 from answered import FAMILIES, double, moved_on, of, pairs, seeing, watched, written
 
 from visalign.batches import AnswerPairs, halves
-from visalign.corruption import speckled
 from visalign.text import Log, token_weights
+from visalign.text.corruption import speckled
 from visalign.trainers import OPADPO
 
 RATIOS = [[0.2, -0.1, 0, 0], [-0.3, 0.1, 0.05, 0], [0.5, 0, 0, 0]]  # winner, loser, winner about the worse picture

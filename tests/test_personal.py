@@ -15,13 +15,14 @@ from PIL import Image
 from scipy.optimize import minimize
 from torch import Tensor
 
-from visalign import personal, registry
+from visalign import registry
 from visalign.cli import main
 from visalign.cli.users import placed, write
 from visalign.data import sources, store
+from visalign.diffusion import personal
+from visalign.diffusion.personal import Vote
 from visalign.evaluation import personal as measured
-from visalign.job import votes as shipped
-from visalign.personal import Vote
+from visalign.jobs.denoising import votes as shipped
 from visalign.playground import electorate, users
 from visalign.records import DataError, Preference
 from visalign.scorers.ideals import (

@@ -12,10 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from visalign import playground, scorer_build
+from visalign import playground
 from visalign.cli.screen import Screen
 from visalign.data import store
 from visalign.evaluation import calibration
+from visalign.jobs import scorer_build
 from visalign.playground import captions, contrast, corpus, families, flawed, world
 from visalign.playground.checker import ASPECTS, scores
 from visalign.playground.voters import Voters

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from visalign import personal
 from visalign.batches import Condition, Pairs
 from visalign.cli import main
 from visalign.config import ConfigError
-from visalign.diffusion import errors, noise_pairs
+from visalign.diffusion import errors, noise_pairs, personal
+from visalign.diffusion.source import Source, SpecError
 from visalign.drawing import Drawer, Settings
 from visalign.draws import Draws
 from visalign.models import users
@@ -29,7 +29,6 @@ from visalign.models.unet import UNetDenoiser
 from visalign.models.users import Shape
 from visalign.models.weights import Full
 from visalign.records import DataError
-from visalign.source import Source, SpecError
 from visalign.trainers import PPD, DiffusionDPO
 
 FAMILIES = ["sd15", "sd21", "sdxl"]

@@ -14,16 +14,16 @@ from test_process import normal, stable
 from torch import Tensor
 
 from visalign.batches import Condition
+from visalign.diffusion.guidance import Predict
+from visalign.diffusion.reflection import Reflection, Side, counted
+from visalign.diffusion.sampling import generate, initial_noise
+from visalign.diffusion.source import Gap, Source
 from visalign.drawing import Drawer, Settings
-from visalign.guidance import Predict
 from visalign.models.folder import Folder
 from visalign.models.pipelines import Reflected
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full
 from visalign.process import Ddpm, Flow
-from visalign.reflection import Reflection, Side, counted
-from visalign.sampling import generate, initial_noise
-from visalign.source import Gap, Source
 
 NOTHING = Condition(torch.zeros(1, 1, 1))
 PROMPTS = ["a red circle left of a blue square", "a green square"]

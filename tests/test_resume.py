@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from rehearsal import Nursery, digest, losses, rehearse, settings
 
-from visalign import checkpoint
 from visalign.config import ConfigError
-from visalign.engine import Moment
+from visalign.training import checkpoint
+from visalign.training.engine import Moment
 
 LAST = "checkpoints/step-000012"
 

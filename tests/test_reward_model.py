@@ -17,11 +17,11 @@ from visalign.batches import Comparisons
 from visalign.contract import Rated, RewardModel
 from visalign.data.comparisons import ComparisonsView, Reading, compared
 from visalign.draws import Draws
-from visalign.learner import Step
-from visalign.metrics import HEALTHY
 from visalign.models.reward_heads import NAMES, head_of
 from visalign.records import DataError, Preference
 from visalign.trainers.reward_model import RewardModelling
+from visalign.training.learner import Step
+from visalign.training.metrics import HEALTHY
 
 NAN = math.nan
 
@@ -302,18 +302,18 @@ def weights(out: Path) -> dict[str, Tensor]:
 
 
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
-    from visalign import reward_job
-    from visalign.metrics import read
+    from visalign.jobs import rewards
+    from visalign.training.metrics import read
 
-    reward_job.train(settings(tmp_path / "whole", "steps=4", "save_every=2"), Quiet())
+    rewards.train(settings(tmp_path / "whole", "steps=4", "save_every=2"), Quiet())
     half = settings(tmp_path / "parts", "steps=4", "save_every=2")
-    view_, model = reward_job.opened(half, made := reward_job.network(half), Quiet()), made
+    view_, model = rewards.opened(half, made := rewards.network(half), Quiet()), made
     stopped = StopAfter(2)
     with pytest.raises(KeyboardInterrupt):
-        from visalign import engine
+        from visalign.training import engine
 
         engine.train(half, registry.build("method", half.method), model, view_, on_step=stopped)
-    reward_job.train(half, Quiet())
+    rewards.train(half, Quiet())
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
     rows_ = [read(tmp_path / name / "metrics.jsonl")[-1] for name in ("whole", "parts")]
@@ -335,12 +335,12 @@ class StopAfter:
 def test_what_is_published_scores_as_the_model_that_was_trained(tmp_path: Path) -> None:
     import open_clip
 
-    from visalign import reward_job
+    from visalign.jobs import rewards
     from visalign.scorers import load
     from visalign.scoring import Sample
 
     run = settings(tmp_path / "run", "steps=1", "save_every=0")
-    reward_job.train(run, Quiet())
+    rewards.train(run, Quiet())
     folder = tmp_path / "run" / "weights"
     scorer = load("playground_hps", weights=str(folder))
     assert scorer.name == "run"
@@ -354,21 +354,21 @@ def test_what_is_published_scores_as_the_model_that_was_trained(tmp_path: Path) 
 
 @pytest.mark.parametrize("head", ["gaussian", "mixture", "ideal_point"])
 def test_a_published_head_scores_as_it_did_in_training(tmp_path: Path, head: str) -> None:
-    from visalign import reward_job
+    from visalign.jobs import rewards
     from visalign.scorers import load
     from visalign.scoring import Sample
 
     objective = {"gaussian": "gaussian_likelihood", "mixture": "mixture_bradley_terry"}.get(head, "bradley_terry")
     asked = (f"model.network.head={head}", f"method.objective={objective}", "method.negatives=0")
     run = settings(tmp_path / "run", "steps=1", "save_every=0", *asked)
-    given = reward_job.opened(run, model := reward_job.network(run), Quiet()).batch([0, 1], [0, 0], 0)
-    reward_job.publish(model, run.out / "weights")
+    given = rewards.opened(run, model := rewards.network(run), Quiet()).batch([0, 1], [0, 0], 0)
+    rewards.publish(model, run.out / "weights")
     made = load("learned", weights=str(run.out / "weights"))
     expected = model.eval().rewards(given)
-    from visalign import job
     from visalign.data import media
+    from visalign.jobs import denoising
 
-    records, root = job.read_records(run)
+    records, root = denoising.read_records(run)
 
     items = [(each.prompt, media.fetch(item, root)) for each in records[:2] for item in each.items]
     found = made.score([Sample(prompt, image=data) for prompt, data in items])
@@ -395,9 +395,9 @@ def test_a_tower_can_be_held_but_for_its_last_blocks() -> None:
 
 @pytest.mark.slow
 def test_more_votes_make_the_shipped_scorer_no_worse(tmp_path: Path) -> None:
-    from visalign import reward_job
-    from visalign.metrics import read
+    from visalign.jobs import rewards
+    from visalign.training.metrics import read
 
-    reward_job.train(settings(tmp_path / "run", "steps=40", "batch=16", "micro_batch=16"), Quiet())
+    rewards.train(settings(tmp_path / "run", "steps=40", "batch=16", "micro_batch=16"), Quiet())
     found = [row["vote_nll"] for row in read(tmp_path / "run" / "metrics.jsonl")]
     assert np.mean(found[-10:]) < np.mean(found[:10])

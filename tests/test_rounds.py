@@ -15,9 +15,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from visalign import cli, config, job, registry, rounds
+from visalign import cli, config, registry
 from visalign.data import store
 from visalign.drawing import Settings
+from visalign.jobs import denoising, rounds
 from visalign.models.folder import Folder
 from visalign.scoring import Sample, Scores
 
@@ -124,7 +125,7 @@ def test_a_kept_reference_stays_while_the_policy_goes_on(model: Path, tmp_path: 
     start = rounds.last_weights(tmp_path / "round-1" / "run")
     parts_run = rounds.configured(made, tmp_path / "round-1", None)
     still = replace(parts_run, out=tmp_path / "still", optimizer=replace(parts_run.optimizer, lr=0.0, warmup=0))
-    job.train(still, Silent(), start=start)
+    denoising.train(still, Silent(), start=start)
     again = rounds.last_weights(tmp_path / "still")
     assert start.keys() == again.keys()
     assert all(torch.equal(start[name], again[name]) for name in start)
@@ -153,7 +154,7 @@ def test_what_cannot_be_is_refused(model: Path, tmp_path: Path) -> None:
     made = plan(model, tmp_path)
     denoiser = Folder.open(str(model)).denoiser(train="lora", rank=2)
     with pytest.raises(config.ConfigError, match="are of another model"):
-        job.begin(denoiser, {"conv_in.weight": torch.zeros(1)})
+        denoising.begin(denoiser, {"conv_in.weight": torch.zeros(1)})
     assert made.rounds == 2
 
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from visalign import config, job, transforms, watch
+from visalign import config, transforms
 from visalign.batches import Anchored, Condition
 from visalign.data import store
 from visalign.draws import Draws
+from visalign.jobs import denoising, watch
 from visalign.process import Ddpm
-from visalign.selection import Selection
 from visalign.trainers import RPO
+from visalign.training.selection import Selection
 
 
 def double(values: Any) -> Tensor:
@@ -171,8 +172,8 @@ def test_a_run_is_stopped_by_its_validations_and_publishes_the_best(tmp_path: Pa
     from visalign.models.folder import Folder
 
     model = Path(Folder.open("playground").path)
-    votes = store.read(job.votes())[:8]
-    root = job.votes().parent
+    votes = store.read(denoising.votes())[:8]
+    root = denoising.votes().parent
     listed = [replace(each, items=tuple(str(root / item) for item in each.items[:2]), scores=np.array([1.0, 0.5]),
                       seeds=(), models=(), key="") for each in votes]  # fmt: skip
     store.write(listed, tmp_path / "records.jsonl")
@@ -183,7 +184,7 @@ def test_a_run_is_stopped_by_its_validations_and_publishes_the_best(tmp_path: Pa
         "validation.patience=1", "validation.scorer=rules",
     ])  # fmt: skip
     screen = Screen()
-    outcome = job.train(run, screen)
+    outcome = denoising.train(run, screen)
     found = Selection(run.out / "validation")
     assert outcome.summary.stopped == "validation"
     assert outcome.summary.steps == (found.best or 0) + 1

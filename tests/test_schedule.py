@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from visalign.config import ConfigError, Optimizer
-from visalign.schedule import Order, averaging, learning_rate
+from visalign.training.schedule import Order, averaging, learning_rate
 
 
 def positions(order: Order, steps: int) -> list[tuple[int, int]]:

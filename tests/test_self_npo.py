@@ -18,11 +18,11 @@ from torch import Tensor
 from visalign.batches import Condition, Prompts, Singles
 from visalign.config import ConfigError
 from visalign.contract import Reference
-from visalign.levels import between, evenly, truncated
+from visalign.diffusion.levels import between, evenly, truncated
+from visalign.diffusion.stochastic import renoised
 from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full, Lora, follow
 from visalign.process import Ddpm, Flow
-from visalign.stochastic import renoised
 from visalign.trainers import SelfNPO
 
 T_LATER, NOISE = torch.tensor([700]), [0.3, -1.2]

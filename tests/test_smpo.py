@@ -13,7 +13,7 @@ from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
 from visalign.batches import Condition
-from visalign.inversion import Inversion, deviation, invert_pairs
+from visalign.diffusion.inversion import Inversion, deviation, invert_pairs
 from visalign.process import Ddpm, Flow
 from visalign.trainers import InPO, SmPO
 from visalign.trainers.smpo import PICKSCORE_SPAN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from visalign.spans import changed
+from visalign.text.spans import changed
 
 
 def marks(first: str, second: str) -> tuple[str, str]:

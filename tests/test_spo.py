@@ -17,8 +17,8 @@ from visalign import registry
 from visalign.batches import Condition
 from visalign.contract import LatentScorer, Reading
 from visalign.decoded import Decoded
+from visalign.diffusion.stochastic import log_prob, over_steps, transition, walk
 from visalign.process import Ddpm, Flow
-from visalign.stochastic import log_prob, over_steps, transition, walk
 from visalign.trainers import SPO
 
 SMALL: dict[str, Any] = methods.SMALL["spo"]
@@ -273,9 +273,9 @@ def test_any_scorer_judges_what_the_reference_makes_of_a_noisy_picture() -> None
     """A reference that knows the picture: its decoded self is scored, whatever the noise, for each record's prompt."""
     from PIL import Image
 
+    from visalign.diffusion.sampling import to_uint8
     from visalign.models.folder import Folder
     from visalign.playground import corpus
-    from visalign.sampling import to_uint8
     from visalign.scoring import Sample
 
     judge = registry.build("latent_scorer", {"name": "decoded", "scorer": "voters", "folder": "playground",

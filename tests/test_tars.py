@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from visalign import perturbation, spectral
 from visalign.batches import AnswerPairs, Dialogues, Vocabulary
 from visalign.losses import dpo
+from visalign.text import perturbation, spectral
 from visalign.trainers import TARS
 
 ALL = torch.ones(1, 5, dtype=torch.bool)

@@ -10,8 +10,8 @@ import torch
 from answered import FAMILIES, double, moved_on, pairs, seeing, watched, written
 
 from visalign.batches import Dialogues
-from visalign.corruption import blank
 from visalign.text import token_log_probs
+from visalign.text.corruption import blank
 from visalign.trainers import MLLMDPO, VDPO
 from visalign.trainers.v_dpo import since_change
 

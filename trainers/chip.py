@@ -10,11 +10,11 @@ from torch import Tensor
 
 from visalign.batches import AnswerPairs, halves, stacked
 from visalign.contract import LanguageModel, Loss, Passes, Reference, Spoken
-from visalign.corruption import corruption
 from visalign.losses import resolve
 from visalign.losses.tokens import vocabulary_kl
 from visalign.strict import check_choices
 from visalign.text import Log, text_metrics, token_log_probs, token_weights
+from visalign.text.corruption import corruption
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from visalign.batches import Pairs, joined
 from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import Errors, errors, log_ratio, noise_pairs, pair_metrics, squared_error
-from visalign.guidance import pushed
+from visalign.diffusion.guidance import pushed
 from visalign.losses import LossSpec, resolve
 from visalign.process import Noised
 from visalign.strict import check_choices

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from visalign.batches import Pairs
 from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import errors, log_ratio, pair_metrics
-from visalign.inversion import Inversion, Inverts, Semantics, invert_pairs
+from visalign.diffusion.inversion import Inversion, Inverts, Semantics, invert_pairs
 from visalign.losses import LossSpec, resolve
 
 
@@ -19,7 +19,7 @@ class InPO:
     hop; the noise that it is denoised to is the one that leads from the picture to it. Time, and what noise is added,
     are one for the two of a pair. JaydenLyh/InPO train.py:957-1052 inverts with the network in training (`inverts`),
     takes its eta of 0.1 from the code alone, adds noise to each picture apart, and gives a whole batch the time of its
-    first pair; its x_t lies at a level of the grid instead of at t (`semantics`: visalign.inversion.Inversion).
+    first pair; its x_t lies at a level of the grid instead of at t (`semantics`: see diffusion.inversion.Inversion).
     `preference` names any pairwise loss on log-ratios.
     """
 

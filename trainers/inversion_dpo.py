@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from visalign.batches import Pairs
 from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import Errors, pair_metrics, policy_metrics, squared_error
-from visalign.guidance import guided
+from visalign.diffusion.guidance import guided
+from visalign.diffusion.trajectories import Kept, Told, Trajectories, compared_at, unprompted, walk_pairs
 from visalign.losses import LossSpec, resolve
 from visalign.strict import check_choices
-from visalign.trajectories import Kept, Told, Trajectories, compared_at, unprompted, walk_pairs
 
 
 @dataclass
@@ -40,8 +40,8 @@ class InversionDPO:
     Every step of the policy is recomputed in the backward pass (non-reentrant checkpointing), one at a time: the
     gradient is exact, and memory grows with `steps` by two latents a picture only, the stored trajectory. `points`
     takes that many of the levels at random, other ones at each visit: their mean is unbiased for r; through the
-    sigmoid the loss is not. `cache` keeps so many records' trajectories in memory (see visalign.trajectories.Kept:
-    only where latents stay the same from visit to visit, which posterior samples of a VAE do not).
+    sigmoid the loss is not. `cache` keeps so many records' trajectories in memory (diffusion.trajectories.Kept: only
+    where latents stay the same from visit to visit, which posterior samples of a VAE do not).
     """
 
     beta: float = 500.0

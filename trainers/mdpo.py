@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 from visalign.batches import AnswerPairs, halves
 from visalign.contract import LanguageModel, Loss, Passes, Reference
-from visalign.corruption import corruption
 from visalign.losses import LossSpec, dpo, resolve
 from visalign.strict import check_choices
 from visalign.text import Log, log_probs, text_metrics
+from visalign.text.corruption import corruption
 
 
 @dataclass
@@ -22,7 +22,7 @@ class MDPO:
     likelihood. At the start the loss is 3 log 2. A label that is not sure mixes the first term only: the other two
     are about the first answer.
 
-    The worse picture is a crop of 1 … 20 % of the area at full size (`picture`: see visalign.corruption), one for
+    The worse picture is a crop of 1 … 20 % of the area at full size (`picture`: see visalign.text.corruption), one for
     policy and reference. variant="release" (luka-group/mDPO modeling_bunny_phi.py:2326) draws a crop in every forward,
     so that the two see different ones: r_worse then measures the crops as well, and the start is not 3 log 2.
     """

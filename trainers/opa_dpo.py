@@ -11,10 +11,10 @@ from torch import Tensor
 
 from visalign.batches import AnswerPairs, halves
 from visalign.contract import LanguageModel, Loss, Passes, Reference
-from visalign.corruption import speckled
 from visalign.losses import LossSpec, resolve
 from visalign.strict import check_choices
 from visalign.text import Log, log_probs, text_metrics, token_weights
+from visalign.text.corruption import speckled
 
 
 @dataclass

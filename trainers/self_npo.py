@@ -11,9 +11,9 @@ from torch import Tensor
 
 from visalign.batches import Prompts, Singles
 from visalign.contract import Denoiser, Loss, Passes, Reference
-from visalign.guidance import guided
-from visalign.levels import approached, between, evenly, truncated
-from visalign.stochastic import renoised
+from visalign.diffusion.guidance import guided
+from visalign.diffusion.levels import approached, between, evenly, truncated
+from visalign.diffusion.stochastic import renoised
 from visalign.strict import check_choices
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from visalign.batches import Pairs
 from visalign.contract import Denoiser, Loss, Passes, Reference
 from visalign.diffusion import errors, log_ratio, pair_metrics
-from visalign.inversion import Inversion, Inverts, Semantics, invert_pairs
+from visalign.diffusion.inversion import Inversion, Inverts, Semantics, invert_pairs
 from visalign.losses import resolve
 from visalign.needs import known_scores
 
@@ -33,7 +33,7 @@ class SmPO:
     and the noise that it is denoised to is the one that leads there. JaydenLyh/SmPO train.py:999-1061 inverts with the
     network in training (`inverts`; the reference inverts once and for all), at 5 steps for SD1.5 and 10 for SDXL; it
     takes time and multiplier of a batch from its first pair, where here each pair has its own, and x_t lies at a level
-    of the grid where here it lies at t (`semantics`: visalign.inversion.Inversion).
+    of the grid where here it lies at t (`semantics`: visalign.diffusion.inversion.Inversion).
     """
 
     beta: float = 2000.0

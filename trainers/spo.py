@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from visalign.batches import Prompts
 from visalign.contract import Denoiser, Loss, Passes, Reference
-from visalign.guidance import Answer, guided
+from visalign.diffusion.guidance import Answer, guided
+from visalign.diffusion.stochastic import chosen, extremes, log_prob, over_steps, transition, walk
 from visalign.latent_judge import Given, LatentJudge
 from visalign.losses import LossSpec, resolve
-from visalign.stochastic import chosen, extremes, log_prob, over_steps, transition, walk
 from visalign.strict import check_choices
 
 

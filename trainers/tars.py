@@ -8,15 +8,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from visalign import perturbation
 from visalign.batches import AnswerPairs, Dialogues, halves, stacked
 from visalign.contract import LanguageModel, Loss, Passes, Reference
-from visalign.corruption import noised
 from visalign.losses import LossSpec, dpo, resolve
-from visalign.perturbation import By
-from visalign.spectral import hinges, log_power_ratio
 from visalign.strict import check_choices
-from visalign.text import Log, answer_states, text_metrics, token_log_probs
+from visalign.text import Log, answer_states, perturbation, text_metrics, token_log_probs
+from visalign.text.corruption import noised
+from visalign.text.perturbation import By
+from visalign.text.spectral import hinges, log_power_ratio
 
 
 @dataclass

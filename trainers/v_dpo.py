@@ -10,10 +10,10 @@ from torch import Tensor
 
 from visalign.batches import AnswerPairs, Dialogues
 from visalign.contract import LanguageModel, Loss, Passes, Reference
-from visalign.corruption import blank
 from visalign.losses import LossSpec, resolve
 from visalign.strict import check_choices
 from visalign.text import Log, answer_places, of_pairs, text_metrics, token_log_probs
+from visalign.text.corruption import blank
 
 
 @dataclass

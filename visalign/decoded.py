@@ -13,8 +13,8 @@ from torch import Tensor
 from . import registry
 from .batches import Condition
 from .contract import Denoiser
+from .diffusion.sampling import to_uint8
 from .models.folder import Encoders, Folder
-from .sampling import to_uint8
 from .scoring import Sample, Scorer, Specified
 
 

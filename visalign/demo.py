@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import config, job, metrics, playground, registry
+from . import config, playground, registry
 from .config import Run
 from .data import album, store
 from .drawing import Settings, draw
 from .evaluation import curves
 from .evaluation.comparison import Comparison
 from .evaluation.report import Figure
+from .jobs import denoising
 from .playground import corpus
 from .playground.voters import Voters
 from .records import Preference
+from .training import metrics
 
 METHODS = {"sft": "playground_sft", "dpo": "playground_dpo"}  # by the name in the report: recipe
 PROMPTS = 320  # training prompts
@@ -47,10 +49,10 @@ class Finished:
     seconds: float
 
 
-def walk(out: Path, screen: job.Screen, *, seed: int = 0, fresh: bool = False) -> Finished:
+def walk(out: Path, screen: denoising.Screen, *, seed: int = 0, fresh: bool = False) -> Finished:
     """Do every stage in `out`; `fresh` draws candidates and votes anew rather than use those shipped."""
     began = time.perf_counter()
-    votes = elected(out / "votes", screen, seed) if fresh else job.votes()
+    votes = elected(out / "votes", screen, seed) if fresh else denoising.votes()
     outcomes = {name: trained(recipe, out / name, votes, seed, screen) for name, recipe in METHODS.items()}
     found = evaluated({name: each.run.out for name, each in outcomes.items()}, screen)
     seconds = time.perf_counter() - began
@@ -64,7 +66,7 @@ def walk(out: Path, screen: job.Screen, *, seed: int = 0, fresh: bool = False) -
     return Finished(found, page, said, seconds)
 
 
-def elected(folder: Path, screen: job.Screen, seed: int) -> Path:
+def elected(folder: Path, screen: denoising.Screen, seed: int) -> Path:
     """Draw the candidates of every training prompt with the base, let the voters vote, write the records to `folder`.
 
     The votes that ship are this folder for seed 0: `visalign demo --fresh` writes it to runs/demo/votes.
@@ -104,16 +106,16 @@ def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArr
     return asked.judged(votes, scale="utility", judge="votes of simulated voters")
 
 
-def trained(recipe: str, out: Path, votes: Path, seed: int, screen: job.Screen) -> job.Outcome:
+def trained(recipe: str, out: Path, votes: Path, seed: int, screen: denoising.Screen) -> denoising.Outcome:
     """Train a recipe on the votes, from the start, in a new folder."""
     shutil.rmtree(out, ignore_errors=True)
     run: Run = config.load(
         recipe, [f"data.path={votes}", f"data.cache={out.parent / 'cache'}", f"out={out}", f"seed={seed}"]
     )
-    return job.train(run, screen, resume=False)
+    return denoising.train(run, screen, resume=False)
 
 
-def evaluated(runs: Mapping[str, Path], screen: job.Screen) -> Comparison:
+def evaluated(runs: Mapping[str, Path], screen: denoising.Screen) -> Comparison:
     """Base and runs on the held-out prompts, one picture each from one seed."""
     prompts = corpus.prompts("heldout", HELD_OUT)
     seeds = list(range(HELD_OUT))

@@ -14,19 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from .config import plain
-from .guidance import Predict
-from .job import Screen
+from .diffusion.guidance import Predict
+from .diffusion.personal import Addressed, towards_user
+from .diffusion.reflection import Reflection, Side, counted
+from .diffusion.sampling import Painter, pictures
+from .diffusion.source import Source, SpecError
+from .jobs.denoising import Screen
 from .models import users
 from .models.folder import DTYPES
 from .models.mixing import Mix, Networks, Role
 from .models.pipelines import Reflected, ddim_pipeline, negative_guidance
 from .models.unet import UNetDenoiser
 from .models.weights import Full
-from .personal import Addressed, towards_user
 from .process import Flow
-from .reflection import Reflection, Side, counted
-from .sampling import Painter, pictures
-from .source import Source, SpecError
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "grammar": Entry("visalign.playground.writers:Grammar", "says a playground caption again, or nearly"),
     },
     "similarity": {
-        "words": Entry("visalign.similarity:WordOverlap", "cosine of texts' words, for the playground"),
+        "words": Entry("visalign.answering.similarity:WordOverlap", "cosine of texts' words, for the playground"),
         "sentences": Entry("visalign.models.sentence_encoder:SentenceEncoder", "an encoder's folder (MPNet, …)"),
     },
     "latent_scorer": {

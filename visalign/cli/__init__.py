@@ -29,14 +29,14 @@ GIVEN_WRONG = (
     ("visalign.models.folder", "FolderError"),
     ("visalign.models.states", "WeightsError"),
     ("visalign.models.attention", "AttentionError"),
-    ("visalign.source", "SpecError"),
+    ("visalign.diffusion.source", "SpecError"),
     ("visalign.evaluation.comparison", "CannotJudge"),
     ("visalign.apps.safety", "Refused"),
 )
 RUN_FAILED = (
-    ("visalign.checkpoint", "CheckpointError"),
-    ("visalign.engine", "NonFiniteError"),
-    ("visalign.learner", "NonFiniteError"),
+    ("visalign.training.checkpoint", "CheckpointError"),
+    ("visalign.training.engine", "NonFiniteError"),
+    ("visalign.training.learner", "NonFiniteError"),
     ("visalign.scorers.endpoint", "EndpointError"),
 )
 

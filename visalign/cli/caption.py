@@ -25,12 +25,12 @@ def run(given: Any) -> int:
     from dataclasses import replace
     from pathlib import Path
 
-    from .. import job
     from ..data import captions, media, sources, store
+    from ..jobs import denoising
     from .screen import Screen
 
     screen, out = Screen(), Path(given.out)
-    path = job.votes() if given.records == "playground" else Path(given.records).expanduser()
+    path = denoising.votes() if given.records == "playground" else Path(given.records).expanduser()
     records, root = sources.open_source(path), sources.root(path)
     how = captions.Dual(given.mode, *writers(given))
     with screen.stage(f"caption in mode {given.mode}") as stage:

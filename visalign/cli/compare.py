@@ -78,7 +78,7 @@ def compared(given: Any) -> dict[str, Any]:
     from pathlib import Path
 
     from .. import registry
-    from ..source import Source
+    from ..diffusion.source import Source
 
     if not 2 <= len(set(given.models)) == len(given.models) <= 6:
         raise words.UsageError(

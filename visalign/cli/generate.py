@@ -9,7 +9,7 @@ from . import words
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..source import Source
+    from ..diffusion.source import Source
 
 MODELS = """MODEL is playground, a pipeline folder, a run's folder, a hub id, or BASE+LORA. Others may take part:
   runs/dpo,negative=runs/npo             npo answers for the empty prompt, mixed: base + (dpo - base) + (npo - base)
@@ -64,8 +64,8 @@ def run(given: Any) -> int:
     """Draw every prompt from every seed; write the pictures and a records file that nobody judged yet."""
     from pathlib import Path
 
+    from ..diffusion.source import Source
     from ..drawing import Drawer
-    from ..source import Source
     from .screen import Screen
 
     screen, out = Screen(), Path(given.out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from . import words
 
 if TYPE_CHECKING:
-    from ..hallucinations import Hallucinated, Maker, Settings
+    from ..answering.hallucinations import Hallucinated, Maker, Settings
     from .screen import Screen
 
 EXAMPLE = "visalign hallucinate playground --model playground --out runs/bdhs.parquet --limit 16"
@@ -42,12 +42,13 @@ def run(given: Any) -> int:
     """Make answers up, going on where an interrupted call stopped; write the pairs and say how they came about."""
     from pathlib import Path
 
-    from .. import dialogue_job, hallucinations, job
+    from ..answering import hallucinations
     from ..data import sources, store
+    from ..jobs import denoising, dialogues
     from .screen import Screen
 
     screen, out, how = Screen(), Path(given.out), settings(given)
-    path = job.votes(dialogue_job.SHIPPED) if given.records == "playground" else Path(given.records).expanduser()
+    path = denoising.votes(dialogues.SHIPPED) if given.records == "playground" else Path(given.records).expanduser()
     records, root = sources.open_source(path)[: given.limit], sources.root(path)
     with screen.stage(f"open {given.model}"):
         maker, fingerprint = opened(given, how)
@@ -67,8 +68,8 @@ def run(given: Any) -> int:
 def settings(given: Any) -> Settings:
     """What the words on the line say; a wrong one is a UsageError."""
     from ..answering import Settings as Sampling
-    from ..blinded import Blindfold
-    from ..hallucinations import Settings
+    from ..answering.blinded import Blindfold
+    from ..answering.hallucinations import Settings
 
     try:
         blindfold = Blindfold(given.by, given.threshold, given.step)
@@ -81,9 +82,9 @@ def settings(given: Any) -> Settings:
 def opened(given: Any, how: Settings) -> tuple[Maker, str]:
     """The model, its picture hidden, with who says how similar answers are; and what the model is known by."""
     from .. import answering, registry
-    from ..blinded import Blinded
+    from ..answering.blinded import Blinded
+    from ..answering.hallucinations import Maker
     from ..drawing import Settings as Drawing
-    from ..hallucinations import Maker
     from ..models.seeing import SeeingFolder
 
     similarity = registry.build("similarity", words.named(given.similarity))

@@ -144,7 +144,7 @@ def make(given: Any) -> int:
 
     screen, made = Screen(), Path(given.out)
     if given.only == "scorer":
-        from .. import scorer_build
+        from ..jobs import scorer_build
 
         made = scorer_build.build(made, screen, seed=given.seed)
     else:
@@ -158,14 +158,14 @@ def elect(given: Any) -> int:
     """Let simulated users vote on candidates; write records that name their user."""
     from pathlib import Path
 
-    from .. import job
     from ..data import sources, store
+    from ..jobs import denoising
     from ..playground import electorate, users
     from .screen import Screen
     from .users import placed
 
     screen, out = Screen(), Path(given.out)
-    votes = Path(given.records) if given.records else job.votes()
+    votes = Path(given.records) if given.records else denoising.votes()
     root = sources.root(votes)
     people = users.users(given.first + given.count)[given.first :]
     with screen.stage(f"{given.count} users vote", total=given.count * given.votes) as stage:

@@ -8,7 +8,7 @@ from . import words
 from .generate import drawing_options, settings
 
 if TYPE_CHECKING:
-    from ..rounds import Round
+    from ..jobs.rounds import Round
     from .screen import Screen
 
 EXAMPLE = (
@@ -37,7 +37,8 @@ def run(given: Any) -> int:
     """Walk the rounds and print what each drew."""
     from pathlib import Path
 
-    from .. import config, registry, rounds
+    from .. import config, registry
+    from ..jobs import rounds
     from .screen import Screen
 
     screen = Screen(silent=not words.first_process())

@@ -46,13 +46,13 @@ def run(given: Any) -> int:
     from dataclasses import replace
     from pathlib import Path
 
-    from .. import job
     from ..data import halves, media, sources, store
+    from ..jobs import denoising
     from .label import seen
     from .screen import Screen
 
     screen, out = Screen(), Path(given.out)
-    path = job.votes() if given.records == "playground" else Path(given.records).expanduser()
+    path = denoising.votes() if given.records == "playground" else Path(given.records).expanduser()
     features, reward = rewarding(given, screen)
     pairs, root = halves.twos(sources.open_source(path)), sources.root(path)
     samples = list(seen(pairs, root))

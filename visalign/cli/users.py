@@ -34,8 +34,9 @@ def run(given: Any) -> int:
     """Write DIR/users.safetensors, the records that name its embeddings, and the population if it was learned."""
     from pathlib import Path
 
-    from .. import personal, registry
+    from .. import registry
     from ..data import sources, store
+    from ..diffusion import personal
     from .screen import Screen
 
     screen, path, out = Screen(), Path(given.records).expanduser(), Path(given.out)

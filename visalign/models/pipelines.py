@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import Condition
-from ..guidance import Predict
+from ..diffusion.guidance import Predict
+from ..diffusion.reflection import Mirror, Reflection, Side, counted
 from ..process import from_scheduler
-from ..reflection import Mirror, Reflection, Side, counted
 from .folder import Folder
 from .mixing import Role
 from .publish import absent_parts
@@ -112,7 +112,7 @@ class Reflected:
 
     Called as the pipeline is. `strong` and `weak` are UNets, weights of the pipeline's adapters, or None for what
     draws; their guidances are 1 for the prompt alone and 0 for the empty prompt alone. `count` and `variant` are those
-    of `visalign.reflection.Reflection`.
+    of `visalign.diffusion.reflection.Reflection`.
 
     Raises:
         ValueError: the pipeline's scheduler is not DDIMScheduler, the one that diffusers has the inverse of.

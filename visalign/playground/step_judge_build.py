@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..contract import Reference
+from ..diffusion.sampling import pictures
 from ..models.folder import Folder
 from ..process import Process
-from ..sampling import pictures
 from . import STEPS, corpus
 from .build import cosine
 from .captions import caption, parse

@@ -1,0 +1,153 @@
+"""What training a denoiser costs, for `visalign train --dry-run`: no weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import registry
+from ..config import ConfigError, Run
+from ..models import architectures, attention, cost
+from ..models.folder import DTYPES, Folder, FolderError
+from ..models.users import Shape
+from ..records import DataError
+from . import Plan
+
+if TYPE_CHECKING:
+    from ..contract import Method
+
+
+@dataclass(frozen=True)
+class Base:
+    """The facts about a model that decide what training it costs."""
+
+    unet: dict[str, Any]
+    factor: int  # pixels per latent along a side
+    tokens: int
+    said: str  # where the facts are from
+
+
+def of(run: Run) -> Plan:
+    """The cost of a run that trains a denoiser."""
+    method: Method = registry.build("method", run.method)
+    base = known(run)
+    shape = shaped(run, method, base)
+    told = cost.estimate(shape)
+    rows = [*of_step(run, told), *of_data(run, shape, base), *of_attention(run, shape)]
+    return Plan("What it costs", rows, f"{base.said} No weight was loaded.")
+
+
+def known(run: Run) -> Base:
+    """The model folder's own config; for a published model that is not here, its public shape."""
+    try:
+        folder = Folder.open(run.model.folder)
+    except FolderError:
+        if run.model.folder not in architectures.KNOWN:
+            raise
+        found = architectures.KNOWN[run.model.folder]
+        said = f"{run.model.folder} is not on this machine: these are the published numbers of {found.name}."
+        return Base(dict(found.unet), found.factor, found.tokens, said)
+    text = json.loads((folder.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    tokens = int(text.get("max_position_embeddings", 77))
+    return Base(folder.unet_config(), folder.factor, tokens, f"The shape was read from {folder.path}.")
+
+
+def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
+    """The run's question to `cost.estimate`."""
+    if run.data.resolution % base.factor:
+        raise ConfigError(f"data.resolution: {run.data.resolution} is not a multiple of the VAE's factor {base.factor}")
+    return cost.Shape(
+        unet=base.unet,
+        size=run.data.resolution // base.factor,
+        tokens=base.tokens,
+        train=run.model.train,
+        rank=run.model.rank,
+        users=user_shape(run),
+        dtype=run.model.dtype,
+        precision=run.precision,
+        checkpointing=run.model.checkpointing,
+        passes=method.passes,
+        reference=method.reference,
+        ema=bool(run.ema),
+    )
+
+
+def user_shape(run: Run) -> Shape | None:
+    """The shape of the users' embeddings, where attention to them is trained: PPD's if the file is not there yet."""
+    if run.model.train != "user":
+        return None
+    if run.data.users is None or not run.data.users.is_file():
+        return Shape(tokens=29, width=3584)
+    from ..data import sources
+
+    return Shape.of(next(iter(sources.users(run.data.users).values())))
+
+
+def of_step(run: Run, told: cost.Cost) -> list[list[str]]:
+    """Passes, FLOP, parameters, memory."""
+    record, step = told.record_flop / 1e12, told.record_flop * run.batch / 1e12
+    fixed, moving = told.memory(0), run.micro_batch * told.activations / cost.GB
+    share = 100 * told.trained / told.parameters
+    return [
+        ["passes a record", told.passes],
+        ["forward of one picture", f"{told.forward_flop / 1e12:.4g} TFLOP"],
+        ["one record", f"{record:.4g} TFLOP"],
+        [
+            "one step",
+            f"{step:.4g} TFLOP: {run.batch} records, {run.batch // run.micro_batch} forwards of {run.micro_batch}",
+        ],
+        ["the run", f"{step * run.steps / 1e3:.4g} PFLOP: {run.steps} steps"],
+        ["parameters", f"{told.parameters:,}, of which {told.trained:,} are trained ({share:.3g} %)"],
+        [
+            "memory",
+            f"about {fixed + moving:.3g} GB: weights, gradients, optimizer {fixed:.3g} + activations {moving:.3g}",
+        ],
+    ]
+
+
+def of_data(run: Run, shape: cost.Shape, base: Base) -> list[list[str]]:
+    """How many records, and how large their cache will be."""
+    from ..data import sources
+
+    channels = int(base.unet.get("in_channels", 4))
+    picture = 2 * 4 * channels * shape.size**2 + 32  # mean and deviation in float32, and the frame
+    text = 4 * (shape.tokens * int(base.unet.get("cross_attention_dim", 1280)) + _pooled(base.unet))
+    try:
+        records = sources.open_source(run.data.path, run.data.format) if run.data.path else []
+    except DataError as error:
+        return [
+            ["cache", f"{_size(1000 * (2 * picture + text))} for 1,000 pairs with a prompt each"],
+            ["data", f"{error}"],
+        ]
+    if not records:
+        return [
+            ["cache", f"{_size(1000 * (2 * picture + text))} for 1,000 pairs with a prompt each; data.path is not set"]
+        ]
+    items, prompts = {item for each in records for item in each.items}, {each.prompt for each in records}
+    size = _size(len(items) * picture + (len(prompts) + 1) * text)
+    return [["cache", f"{size}: {len(records)} records, {len(items)} pictures, {len(prompts)} prompts"]]
+
+
+def _pooled(unet: dict[str, Any]) -> int:
+    if unet.get("addition_embed_type") != "text_time":
+        return 0
+    return int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
+
+
+def of_attention(run: Run, shape: cost.Shape) -> list[list[str]]:
+    """Which attention would run on this machine, and why."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = half.get(run.precision, DTYPES[run.model.dtype])
+    widths = attention.head_widths(cost.skeleton(shape))
+    found = attention.resolve(
+        run.model.attention, attention.Setting(device, dtype, widths), strict=run.model.strict_attention
+    )
+    return [["attention", f"{found.requested} -> {found.resolved} on {device.type}: {found.reason}"]]
