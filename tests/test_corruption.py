@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -225,3 +226,18 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="a video"):
         moments = {"pixel_values": torch.zeros(8, 96), "image_grid_thw": torch.tensor([[2, 2, 2]])}
         noised(about(moments, 1), Draws(0, ("a",), (0,)))
+
+
+def test_records_of_unlike_numbers_of_pictures_keep_their_own_draws() -> None:
+    """One record of one picture and one of three: each is changed as it is alone."""
+    pixels = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    both = replace(about({"pixel_values": pixels}, 2), shown=torch.tensor([1, 3]))
+    draw = Draws(0, ("a", "b"), (0, 0))
+    whole = noised(both, draw).media["pixel_values"]
+    first = noised(about({"pixel_values": pixels[:1]}, 1), Draws(0, ("a",), (0,))).media["pixel_values"]
+    second = noised(about({"pixel_values": pixels[1:]}, 1), Draws(0, ("b",), (0,))).media["pixel_values"]
+    assert torch.equal(whole, torch.cat([first, second]))
+    with pytest.raises(ValueError, match="as many"):
+        shuffled(both, draw)
+    with pytest.raises(ValueError, match="there are 4"):
+        noised(replace(both, shown=torch.tensor([1, 2])), draw)

@@ -157,6 +157,7 @@ class Dialogues:
     relevance: Tensor | None = None  # (n, L) cosine of each token of plain text with the picture, NaN elsewhere
     importance: Tensor | None = None  # (n, L) weight of each token of the answer
     vocabulary: Vocabulary | None = None  # the model's, for methods that put other words in
+    shown: Tensor | None = None  # (n,) how many pictures each is about, in the media's order; None: all as many
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -222,6 +223,7 @@ def stacked(first: Dialogues, second: Dialogues) -> Dialogues:
     }
     return Dialogues(
         vocabulary=first.vocabulary,
+        shown=None if first.shown is None or second.shown is None else torch.cat([first.shown, second.shown]),
         media=named(first.media, second.media, wide=False),
         kinds=named(first.kinds, second.kinds, wide=True),
         relevance=both(first.relevance, second.relevance, float("nan")),
@@ -242,7 +244,7 @@ def halves(dialogues: Dialogues) -> tuple[Dialogues, Dialogues]:
         kinds = {name: each.chunk(2)[second] for name, each in dialogues.kinds.items()}
         tables = {
             name: part(getattr(dialogues, name), second)
-            for name in ("ids", "attention", "answer", "prompt", "relevance", "importance")
+            for name in ("ids", "attention", "answer", "prompt", "relevance", "importance", "shown")
         }
         return Dialogues(media=media, kinds=kinds, vocabulary=dialogues.vocabulary, **tables)  # type: ignore[arg-type]
 

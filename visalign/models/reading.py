@@ -125,6 +125,7 @@ class Reader:
             {name: packed(rows) for name, rows in media.items()},
             {name: table([each.kinds[name] for each in reads]) for name in reads[0].kinds},
             table([each.prompt for each in reads]),
+            shown=torch.tensor([_shown(each.media) for each in reads]),
         )
 
     def generation(self, questions: Sequence[Asked]) -> dict[str, Tensor]:
@@ -195,3 +196,8 @@ def _last(run: list[int], ids: list[int], behind: int) -> int:
 
 def _names(reads: Sequence[Read]) -> list[str]:
     return list(dict.fromkeys(name for each in reads for name in each.media))
+
+
+def _shown(media: Mapping[str, Tensor]) -> int:
+    """How many pictures a dialogue's media hold, as `visalign.text.packing.pictures_of` counts them."""
+    return len(media.get("image_grid_thw", media.get("pixel_values", ())))

@@ -92,7 +92,10 @@ def shuffled(dialogues: Dialogues, draw: Draws, *, stream: str = "") -> Dialogue
     if len(draw) < 2:
         raise ValueError("one record has no other's picture to take: shuffled pictures need a micro_batch of 2 or more")
     pictures = pictures_of(dialogues.media)
-    per = _per(dialogues, pictures)
+    counts = shown(dialogues, len(pictures))
+    if len(set(counts)) > 1:
+        raise ValueError(f"pictures can be exchanged only where every record has as many; these have {counts}")
+    per = counts[0]
     block = per * len(draw)  # rows come in blocks of one answer to each record
     other = [pictures[place // block * block + (place + per) % block] for place in range(len(pictures))]
     if any(first.shape != second.shape for first, second in zip(pictures, other, strict=True)):
@@ -152,20 +155,22 @@ def _each(dialogues: Dialogues, draw: Draws, stream: str, change: Callable[[Tens
     if not len(draw) or len(dialogues) % len(draw):
         raise ValueError(f"{len(dialogues)} dialogues cannot be about {len(draw)} records")
     pictures = pictures_of(dialogues.media)
-    per = _per(dialogues, pictures)
+    counts = shown(dialogues, len(pictures))
+    places = [(row % len(draw), which) for row, count in enumerate(counts) for which in range(count)]
     found = []
-    for place, picture in enumerate(pictures):
-        record, which = place // per % len(draw), place % per
+    for picture, (record, which) in zip(pictures, places, strict=True):
         own = Draws(draw.seed, draw.keys[record : record + 1], draw.visits[record : record + 1])
         found.append(change(picture, own, f"{stream}/{which}" if which else stream))
     return replace(dialogues, media=repacked(dialogues.media, found))
 
 
-def _per(dialogues: Dialogues, pictures: Sequence[Tensor]) -> int:
-    """How many pictures each dialogue has; ValueError where they cannot all have as many."""
-    if not pictures or len(pictures) % len(dialogues):
-        raise ValueError(
-            f"{len(pictures)} pictures in {len(dialogues)} dialogues: it cannot be told whose is whose; pictures can "
-            "be made worse only where every record has as many"
-        )
-    return len(pictures) // len(dialogues)
+def shown(dialogues: Dialogues, pictures: int) -> list[int]:
+    """How many of so many pictures each dialogue is about; ValueError where that cannot be told."""
+    if dialogues.shown is not None:
+        counts: list[int] = dialogues.shown.tolist()
+        if sum(counts) != pictures:
+            raise ValueError(f"the dialogues say that they are about {counts} pictures, and there are {pictures}")
+        return counts
+    if not pictures or pictures % len(dialogues):
+        raise ValueError(f"{pictures} pictures in {len(dialogues)} dialogues: it cannot be told whose is whose")
+    return [pictures // len(dialogues)] * len(dialogues)
