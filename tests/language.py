@@ -26,6 +26,7 @@ KINDS = (AnswerPairs, Answers)
 METHODS = [name for name in registry.TABLE["method"] if registry.load("method", name).batch_type in KINDS]
 # Other settings of a method under which the same laws must hold, by what a test calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "mllm_dpo without a reference": {"name": "mllm_dpo", "preference": "simpo", "beta": 2.0},
     "mllm_dpo by means": {"name": "mllm_dpo", "preference": "ipo_mean"},
     "mllm_dpo, dense": {"name": "mllm_dpo", "emphasis": 5.0, "reduce": "mean", "beta": 0.5},
     "mllm_dpo, desensitised, with sft": {"name": "mllm_dpo", "reduce": "ld", "sft": 0.1},

@@ -102,6 +102,7 @@ def test_with_its_answers_kept_no_second_copy_is_held(root: Path, tmp_path: Path
             "tars asks it about more than the records' own answers",
         ),
         (("model.cache_reference=true", "method.name=mllm_sft"), "of the reference mllm_sft has none"),
+        (("model.cache_reference=true", "method.preference=orpo"), "of the reference mllm_dpo has none"),
         (("model.train=user",), "model.train: user is for models that draw"),
         (("validation.prompts=[a]",), "validation.prompts are drawn"),
     ],

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from visalign.batches import AnswerPairs
 from visalign.contract import LanguageModel, Loss, Passes, Reference
 from visalign.losses import LossSpec, resolve
-from visalign.losses.inputs import TEXT_PAIRS, LogRatioPairs, TokenPairs, from_token_logps
+from visalign.losses.inputs import TEXT_PAIRS, LogRatioPairs, TokenPairs, from_token_logps, from_token_probs
 from visalign.needs import known_scores
 from visalign.strict import check_choices
-from visalign.text import averaged, of_pairs, text_metrics, token_pairs, token_weights
+from visalign.text import averaged, of_pairs, policy_log_probs, text_metrics, token_pairs, token_weights
 
 KINDS = frozenset({"h", "wl", "reference_free"})
 SCORES = frozenset({"score_win", "score_lose"})
@@ -22,7 +22,8 @@ class MLLMDPO:
     """-log sigmoid(beta (r_win - r_lose)), r = log policy(answer) - log reference(answer) with its end mark (eq. 7).
 
     `preference` names any loss on log-ratios or log-probabilities in its place: "ipo_mean", "orpo", {name: cdpo,
-    epsilon: 0.1}. `reduce` says how tokens make an answer's r, alike for policy and reference:
+    epsilon: 0.1}; for one that reads no reference ("simpo", "orpo") none is held. `reduce` says how tokens make an
+    answer's r, alike for policy and reference:
     - sum: a log-probability.
     - mean: over the tokens.
     - ld: a sum in which tokens beyond the shorter answer's length weigh `tail` (LD-DPO, arXiv 2409.06411; TRL since
@@ -42,9 +43,7 @@ class MLLMDPO:
     emphasis: float = 1.0
     sft: float = 0.0
     batch_type = AnswerPairs
-    reference = Reference.FROZEN
     recalls: ClassVar[Literal["all"]] = "all"
-    passes = Passes(policy=2, free=2)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -54,24 +53,37 @@ class MLLMDPO:
         self._loss = resolve(self.preference, kinds=KINDS, nats=True, feeds=TEXT_PAIRS | SCORES)
 
     @property
+    def reference(self) -> Reference:
+        """None for losses that read the policy's own log-probabilities alone (simpo, orpo, …)."""
+        return Reference.NONE if self._loss.kinds <= {"reference_free"} else Reference.FROZEN
+
+    @property
+    def passes(self) -> Passes:
+        """Both answers through both models, or through the one that there is."""
+        return Passes(policy=2, free=0 if self.reference is Reference.NONE else 2)
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """What records must say, see visalign.needs: some losses read scores."""
         return ("scores",) if SCORES & set(self._loss.fields) else ()
 
     def loss(self, batch: AnswerPairs, model: LanguageModel) -> Loss:
         """(b,) losses of b pairs."""
-        log = of_pairs(model, batch)
+        held = self.reference is not Reference.NONE
+        log = of_pairs(model, batch) if held else policy_log_probs(model, batch.answers)
         weight = token_weights(batch.answers, self.emphasis)
         if weight is not None and self.reduce == "mean":
             weight = averaged(weight)
-        pairs = self.reduced(token_pairs(log.weighed(weight), tail=self.tail), told=weight is not None)
-        if self.needs:
+        tokens = token_pairs(log.weighed(weight), tail=self.tail)
+        pairs = self.reduced(tokens, told=weight is not None) if held else from_token_probs(tokens)
+        if self.needs and isinstance(pairs, LogRatioPairs):
             first, second = known_scores(batch, "mllm_dpo").to(log.policy).unbind(1)
             pairs = replace(pairs, score_win=first, score_lose=second)
         each = self._loss.on(pairs, beta=self.beta, confidence=batch.confidence)
         if self.sft:
             each = each - self.sft * log.half(False).mean
-        return Loss(each, text_metrics(log, self.beta * (pairs.win - pairs.lose)))
+        gap = pairs.win - pairs.lose if isinstance(pairs, LogRatioPairs) else log.half(False).mean - log.half(True).mean
+        return Loss(each, text_metrics(log, self.beta * gap))
 
     def reduced(self, pairs: TokenPairs, told: bool) -> LogRatioPairs:
         """What the loss reads; the weights of a mean that are `told` are over their sum already."""

@@ -92,7 +92,7 @@ def held_reference(run: Run, method: Method) -> Reference:
         raise ConfigError(f"{name} goes by which words a picture shows: set data.relevance to a scorer of cosines")
     if not run.model.cache_reference:
         return method.reference
-    if not isinstance(method, Recalling):
+    if not isinstance(method, Recalling) or method.reference is Reference.NONE:
         why = "has none" if method.reference is Reference.NONE else "asks it about more than the records' own answers"
         raise ConfigError(f"model.cache_reference: of the reference {name} {why}; set it to false")
     if method.reference is Reference.EMA:
