@@ -152,7 +152,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 FULL_DISK = """
 import sys, torch
 from pathlib import Path
-from visalign import checkpoint
+from visalign.training import checkpoint
 from visalign.training.checkpoint import CheckpointError, Snapshot
 folder = Path(sys.argv[1])
 checkpoint._make_room = lambda folder, snapshot: None  # the estimate was wrong

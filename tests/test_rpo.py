@@ -103,7 +103,7 @@ def test_records_without_rewards_are_refused_and_settings_too() -> None:
     given = one([0.5, float("nan")])
     with pytest.raises(
         ValueError,
-        match=r"rpo needs a scorer's values of both items .*, 'k' the first; .*visalign label",
+        match=r"rpo needs a scorer's values of both items, .* 'k' the first; .*visalign label",
     ):
         RPO().labels(given)
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
