@@ -335,3 +335,17 @@ def test_captions_of_two_models_with_pictures_from_a_folder(tmp_path: Path, caps
     code, text = told(capsys, *words)
     assert code == 2
     assert "dpo.jsonl has no answer for 1 ids that base.jsonl answers: '42'" in text
+
+
+def test_many_models_stand_below_one_another() -> None:
+    """Side by side they would not fit: a row a measure and model, the measure named once."""
+    names = ("base", "a", "b", "c")
+    shares = [Share.over([(int(row < most), 1) for row in range(8)]) for most in (4, 1, 2, 6)]
+    found = Beside({name: [Measure("wrong", share, "lower")] for name, share in zip(names, shares, strict=True)})
+    table = found.table("T", "")
+    assert list(table.header) == ["measure", "model", "value", "less base's"]
+    rows = [[cell.text for cell in row] for row in table.cells()]
+    assert [row[:2] for row in rows] == [["wrong", "base"], ["", "a"], ["", "b"], ["", "c"]]
+    assert [row[3][:6] for row in rows] == ["", "-0.375", "-0.250", "+0.250"]
+    assert found.title() == "3 models against base"
+    assert found.lead() == "wrong: base 50.0 %, a 12.5 %, b 25.0 %, c 75.0 %."

@@ -113,9 +113,10 @@ def report(given: Any, files: Mapping[str, Path], told: Mapping[str, Told]) -> A
         return Report(first.name, f"{len(first.each)} answers of {files[name].name}.", plain(numbers), [table], **more)
     beside = Beside({name: one.rows for name, one in told.items()})
     numbers = {"name": first.name, "note": first.note, "models": each, "differences": beside.differences()}
-    title = f"{first.name}: {' against '.join(reversed(list(told)))}"
     table = beside.table(first.name, first.note)
-    return Report(title, beside.lead(), plain(numbers), [table], figures=beside.figures(), **more)
+    return Report(
+        f"{first.name}: {beside.title()}", beside.lead(), plain(numbers), [table], figures=beside.figures(), **more
+    )
 
 
 def amber(given: Any, path: Path, annotations: Sequence[Path]) -> Told:

@@ -13,6 +13,8 @@ from .report import Cell, Figure, Table
 from .shares import Share
 from .statistics import Interval
 
+WIDE = 3  # models that fit side by side
+MARKS = "osDv^"  # where colours begin again
 PAIRED = "Brackets are 95 % intervals over pictures; differences are paired, the same pictures drawn for both."
 
 
@@ -57,9 +59,12 @@ class Beside:
         }
 
     def table(self, title: str, note: str) -> Table:
-        """A row a measure, a column a model, and one for each difference."""
+        """A row a measure, a column a model, and one for each difference; of many models a row for each."""
         base, *others = self.names
         gaps = self.differences()
+        if len(self.names) > WIDE:
+            header = ["measure", "model", "value", f"less {base}'s"]
+            return Table(title, header, self._long(gaps), f"{PAIRED} {note}".strip())
         rows = [
             [each.label, *(str(self.row(number)[name].value) for name in self.names)]
             + [_cell(each, gaps[name].get(each.label)) for name in others]
@@ -68,10 +73,32 @@ class Beside:
         header = ["measure", *self.names, *(f"{name} - {base}" for name in others)]
         return Table(title, header, rows, f"{PAIRED} {note}".strip())
 
+    def _long(self, gaps: Mapping[str, Mapping[str, Interval]]) -> list[list[str | Cell]]:
+        """A row a measure and model, the measure named once."""
+        return [
+            [
+                each.label if name == self.names[0] else "",
+                name,
+                str(each.value),
+                Cell("") if name == self.names[0] else _cell(each, gaps[name].get(each.label)),
+            ]
+            for number in range(len(self.measures[self.names[0]]))
+            for name, each in self.row(number).items()
+        ]
+
+    def title(self) -> str:
+        """Who is measured against whom."""
+        base, *others = self.names
+        return (
+            f"{', '.join(others)} against {base}" if len(self.names) <= WIDE else f"{len(others)} models against {base}"
+        )
+
     def lead(self) -> str:
-        """The first measure in a sentence for each model."""
+        """The first measure in a sentence for each model; of many models in one."""
         base, *others = self.names
         first = self.measures[base][0]
+        if len(self.names) > WIDE and isinstance(first.value, Share):
+            return f"{first.label}: {', '.join(f'{name} {100 * self._first(name):.1f} %' for name in self.names)}."
         said = [
             f"{first.label}: {base} {100 * first.value.value:.1f} %, {name} {100 * self._first(name):.1f} %, "
             f"{100 * gap.value:+.1f} points [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]."
@@ -94,7 +121,8 @@ class Beside:
     def _png(self, numbers: Sequence[int]) -> bytes:
         from matplotlib.figure import Figure as Drawing
 
-        drawing = Drawing(figsize=(7.6, 0.7 + 0.3 * len(numbers)), layout="constrained")
+        height = max(0.3, 0.1 * len(self.names))  # of a measure
+        drawing = Drawing(figsize=(7.6, 0.7 + height * len(numbers)), layout="constrained")
         axes = drawing.subplots()
         for place, name in enumerate(self.names):
             _line(
@@ -137,7 +165,7 @@ def _line(axes: Any, measures: Sequence[Measure], shift: float, name: str, numbe
     # Wilson's ends of 0 and 1 are so only to rounding, and matplotlib wants no negative length.
     ends = [[max(0.0, each.value - each.low) for each in found], [max(0.0, each.high - each.value) for each in found]]
     axes.errorbar(
-        values, [place + shift for place in range(len(found))], xerr=ends, fmt="o", ms=5, lw=1.6,
+        values, [place + shift for place in range(len(found))], xerr=ends, fmt=MARKS[number // len(COLORS) % len(MARKS)], ms=5, lw=1.6,
         color=COLORS[number % len(COLORS)], label=name,
     )  # fmt: skip
 
