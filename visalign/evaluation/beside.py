@@ -164,9 +164,10 @@ def _line(axes: Any, measures: Sequence[Measure], shift: float, name: str, numbe
     values = [each.value for each in found]
     # Wilson's ends of 0 and 1 are so only to rounding, and matplotlib wants no negative length.
     ends = [[max(0.0, each.value - each.low) for each in found], [max(0.0, each.high - each.value) for each in found]]
+    again, colour = divmod(number, len(COLORS))
     axes.errorbar(
-        values, [place + shift for place in range(len(found))], xerr=ends, fmt=MARKS[number // len(COLORS) % len(MARKS)], ms=5, lw=1.6,
-        color=COLORS[number % len(COLORS)], label=name,
+        values, [place + shift for place in range(len(found))], xerr=ends, fmt=MARKS[again % len(MARKS)], ms=5, lw=1.6,
+        color=COLORS[colour], label=name,
     )  # fmt: skip
 
 
