@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ..batches import Dialogues
 from ..contract import Spoken
 from ..text import answer_places
-from .weights import Full, Lora, follow
+from .trained import Trained
+from .weights import Full, Lora
 
 
-class SeeingModel(nn.Module):
+class SeeingModel(Trained):
     """A transformers image-text-to-text network with its reference.
 
     `policy` and `reference` take `Dialogues` of n and return the logits of their answers, and of nothing else: the
@@ -24,21 +25,16 @@ class SeeingModel(nn.Module):
     reference are the same function of their weights, so that at step 0 they agree bit for bit.
     """
 
+    weights: Lora | Full
+
     def __init__(
         self, weights: Lora | Full, *, resolution: Any = None, identify: Callable[[], str] | None = None
     ) -> None:
-        super().__init__()
-        self.weights = weights
-        self.attention = resolution
+        super().__init__(weights, resolution)
         self._identify = identify
         for layer in _recomputing(weights):
             _undropped(layer)
         self.train()
-
-    @property
-    def network(self) -> Any:
-        """The transformers network that is trained."""
-        return self.weights.network
 
     @cached_property
     def fingerprint(self) -> str:
@@ -58,24 +54,6 @@ class SeeingModel(nn.Module):
         for layer in _recomputing(self.weights):
             layer.training = mode and any(each.requires_grad for each in layer.parameters())
         return self
-
-    def compile_networks(self) -> None:
-        """Compile policy and reference alike: two kernels of one network differ by more than a logit can bear."""
-        self.network.compile()
-        if isinstance(self.weights, Full) and self.weights.frozen is not None:
-            self.weights.frozen.compile()
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name."""
-        return self.weights.trainable()
-
-    def follower(self) -> dict[str, nn.Parameter]:
-        """The reference's parameters by the names of the trained ones that they follow; empty if it stays."""
-        return self.weights.follower()
-
-    def follow(self, decay: float) -> None:
-        """Take the reference along: decay x itself + (1 - decay) x what is trained."""
-        follow(self.weights, decay)
 
     def policy(self, dialogues: Dialogues, *, hidden: int | None = None) -> Spoken:
         """What the trained network says of the answers."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..batches import Condition
 from ..process import Process
+from .trained import Trained
 from .users import Users, told
-from .weights import Full, Lora, follow
+from .weights import Full, Lora
 
 
-class UNetDenoiser(nn.Module):
+class UNetDenoiser(Trained):
     """A diffusers `UNet2DConditionModel` with its reference and its process.
 
     `policy` and `reference` take x_t (n, c, h, w), t (n,) times of the process and a `Condition` of n, and return the
@@ -21,33 +22,8 @@ class UNetDenoiser(nn.Module):
     """
 
     def __init__(self, weights: Lora | Full | Users, process: Process, *, resolution: Any = None) -> None:
-        super().__init__()
-        self.weights = weights
+        super().__init__(weights, resolution)
         self.process = process
-        self.attention = resolution
-
-    @property
-    def network(self) -> Any:
-        """The diffusers UNet that is trained."""
-        return self.weights.network
-
-    def compile_networks(self) -> None:
-        """Compile policy and reference alike: two kernels of one network differ by more than a logit can bear."""
-        self.network.compile()
-        if isinstance(self.weights, Full) and self.weights.frozen is not None:
-            self.weights.frozen.compile()
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name."""
-        return self.weights.trainable()
-
-    def follower(self) -> dict[str, nn.Parameter]:
-        """The reference's parameters by the names of the trained ones that they follow; empty if it stays."""
-        return self.weights.follower()
-
-    def follow(self, decay: float) -> None:
-        """Take the reference along: decay x itself + (1 - decay) x what is trained."""
-        follow(self.weights, decay)
 
     def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The trained network's answer."""
