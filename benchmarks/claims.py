@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from claims_rows import BACKWARD, BUDGET, TABLE, Row
 from numpy.typing import NDArray
 from PIL import Image
+from training import trained
 
 from visalign import config, demo, registry
 from visalign.cli.screen import Screen
@@ -34,7 +34,6 @@ from visalign.contract import Method
 from visalign.drawing import Settings, draw
 from visalign.evaluation import pictures as looks
 from visalign.evaluation.comparison import samples
-from visalign.jobs import denoising
 from visalign.playground import corpus
 from visalign.scoring import Scorer
 
@@ -66,25 +65,6 @@ def settings(row: Row, seed: int) -> config.Run:
 def place(row: Row, seed: int) -> Path:
     """Where a cell's run and pictures lie."""
     return OUT / f"{row.name}.{seed}"
-
-
-def trained(row: Row, seed: int, screen: Screen) -> dict[str, Any]:
-    """Train a row from the start; what that cost."""
-    run = settings(row, seed)
-    method: Method = registry.build("method", run.method)
-    began = time.process_time()
-    shutil.rmtree(place(row, seed), ignore_errors=True)
-    outcome = denoising.train(run, screen, resume=False)
-    records = outcome.summary.steps * run.batch
-    return {
-        "method": dict(run.method),
-        "learning_rate": run.optimizer.lr,
-        "steps": outcome.summary.steps,
-        "batch": run.batch,
-        "ended": outcome.summary.stopped,
-        "passes": {"policy": records * method.passes.policy, "free": records * method.passes.free},
-        "cpu_seconds": round(time.process_time() - began, 1),
-    }
 
 
 def drawn(row: Row, seed: int, screen: Screen) -> NDArray[np.uint8]:
@@ -135,7 +115,7 @@ def cell(row: Row, seed: int, judges: dict[str, Scorer], screen: Screen) -> None
     if known and not wanted - known["scores"].keys():
         return
     if row.recipe is not None and (not known or not place(row, seed).is_dir()):
-        known["training"] = trained(row, seed, screen)
+        known["training"] = trained(settings(row, seed), screen)
     began = time.process_time()
     pictures = drawn(row, seed, screen)
     known |= {"row": row.name, "seed": seed, **judged(row, pictures, judges)}

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shutil
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,11 +23,11 @@ import mllm_claims_page
 import torch
 from mllm_claims_rows import COMMON, PICTURES, PROBED, TABLE, Row
 from PIL import Image
+from training import trained
 
-from visalign import cli, config, registry
+from visalign import cli, config
 from visalign.answering import Answerer, Settings
 from visalign.cli.screen import Screen
-from visalign.jobs import dialogues
 from visalign.models.seeing import SeeingFolder
 from visalign.playground import seeing
 from visalign.playground.seeing import Turn
@@ -61,25 +59,6 @@ def made_up() -> Path:
     return file
 
 
-def trained(row: Row, seed: int, screen: Screen) -> dict[str, Any]:
-    """Train a row from the start; what that cost."""
-    run = settings(row, seed)
-    method = registry.build("method", run.method)
-    began = time.process_time()
-    shutil.rmtree(place(row, seed), ignore_errors=True)
-    outcome = dialogues.train(run, screen, resume=False)
-    records = outcome.summary.steps * run.batch
-    return {
-        "method": dict(run.method),
-        "learning_rate": run.optimizer.lr,
-        "steps": outcome.summary.steps,
-        "batch": run.batch,
-        "ended": outcome.summary.stopped,
-        "passes": {"policy": records * method.passes.policy, "free": records * method.passes.free},
-        "cpu_seconds": round(time.process_time() - began, 1),
-    }
-
-
 def said(model: str, turns: Sequence[Turn]) -> list[str]:
     """The likeliest answer to each question."""
     folder = SeeingFolder.open(model)
@@ -101,7 +80,7 @@ def cell(row: Row, seed: int, screen: Screen) -> None:
         return
     known: dict[str, Any] = {"row": row.name, "seed": seed}
     if row.recipe is not None:
-        known["training"] = trained(row, seed, screen)
+        known["training"] = trained(settings(row, seed), screen)
     model = "playground" if row.recipe is None else str(place(row, seed) / "weights")
     known["descriptions"] = said(model, seeing.seeing_heldout(PICTURES))
     known["probes"] = {kind: said(model, seeing.probes(kind, PROBED)) for kind in KINDS}

@@ -248,9 +248,9 @@ all that a seed decides here, hardly matters.
 
 To be read with care:
 
-- TARS runs with the recipe's beta 0.1 and omega 0.01, not the paper's 1 and 0.1: questions here are short, and at 1 a
-  model this small forgets how to talk. As released, its spectral term moves the embeddings and little is left of 80
-  steps for the votes.
+- TARS runs with the recipe's beta 0.1, which is every row's, and omega 0.01, for questions here are short; the paper
+  has 1 and 0.1, with which these five seeds were not run. As released it adds terms that are not about the votes, an
+  image term and one on the embeddings.
 - MM-DPO's margins are counts of what was made up, nearly all of them 1: its beta is nearly one number, and it is DPO.
 - mDPO and CHiP spend part of the same steps on terms that are not about the votes. At ten times the rate mDPO's anchor
   pays: it keeps coverage, though its answers to yes/no questions suffer (POPE F1), which descriptions do not show.
