@@ -54,6 +54,16 @@ class Anchored(Pairs):
     """b pairs in the order of their records: `win` is the first item (a picture of the subject), whatever its score."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segments(Pairs):
+    """b pairs of clips in the order of their records: `win` is the first clip, and each latent frame has a label.
+
+    `weight` is the number of frames whose label is not 0: DenseDPO (2506.03517, App. E) averages over those frames.
+    """
+
+    labels: Tensor  # (b, F) of F latent frames, in [-1, 1]: 1 the first is better there, -1 the second, 0 nobody knows
+
+
 @dataclass(frozen=True)
 class Singles:
     """n single items: supervised fine-tuning."""
