@@ -11,10 +11,13 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .chip import CHiP as CHiP
     from .critique_reward import CritiqueReward as CritiqueReward
     from .dcpo import DCPO as DCPO
+    from .dense_dpo import DenseDPO as DenseDPO
     from .diffusion_dpo import DiffusionDPO as DiffusionDPO
     from .diffusion_kto import DiffusionKTO as DiffusionKTO
     from .diffusion_npo import DiffusionNPO as DiffusionNPO
     from .dragon import DRAGON as DRAGON
+    from .flow_dpo import FlowDPO as FlowDPO
+    from .flow_rwr import FlowRWR as FlowRWR
     from .inpo import InPO as InPO
     from .inversion_dpo import InversionDPO as InversionDPO
     from .mapo import MaPO as MaPO

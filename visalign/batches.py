@@ -78,6 +78,13 @@ class Singles:
         return len(self.x)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rewarded(Singles):
+    """n single items, good and bad, each with what a scorer thinks of it among all items of the data."""
+
+    reward: Tensor  # (n,) standardised over the data: mean 0, deviation 1
+
+
 @dataclass(frozen=True)
 class Labelled:
     """n single items that somebody liked or disliked: unpaired methods."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from .data.pairing import Pair, paired
 from .draws import Draws
+from .process import Ddpm, Flow, Process
 from .records import DataError, Preference
+from .strict import ConfigError
 
 MEND = "score the records with `visalign label` and train on what it writes"
 
@@ -23,6 +26,15 @@ class Needing(Protocol):
     @property
     def needs(self) -> tuple[str, ...]:
         """Names in NEEDS."""
+
+
+@runtime_checkable
+class FlowOnly(Protocol):
+    """A method that is written for flow paths alone."""
+
+    @property
+    def elsewhere(self) -> str:
+        """The method that does the same on any path."""
 
 
 class Scored(Protocol):
@@ -47,8 +59,26 @@ def unscored(record: Preference) -> str:
     return "" if record.scale == "utility" else f"its numbers are of scale {record.scale!r}"
 
 
-NEEDS: Mapping[str, tuple[str, Callable[[Preference], str], str]] = {
-    "scores": ("a scorer's values of a record's items", unscored, MEND),
+def unvalued(record: Preference) -> str:
+    """Why no item of a record has a scorer's value: what it holds instead; "" if one has."""
+    if record.scale != "utility" and not np.isnan(record.utilities).all():
+        return f"its numbers are of scale {record.scale!r}"
+    return f"only the verdict {record.verdict!r}" if np.isnan(record.utilities).all() else ""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What records must say for a method that asks it of them."""
+
+    what: str
+    lacks: Callable[[Preference], str]  # what a record holds instead; "": it says so
+    mend: str
+    pairs: bool = True  # whether a record takes part by two items that are compared, or one with a value is enough
+
+
+NEEDS: Mapping[str, Need] = {
+    "scores": Need("a scorer's values of a record's items", unscored, MEND),
+    "rewards": Need("a scorer's value of each item", unvalued, MEND, pairs=False),
 }
 
 
@@ -58,15 +88,31 @@ def check(name: str, method: Any, records: Sequence[Preference], *, ties: Litera
     Records that are judged by nobody, or as both bad, take no part in a training and are passed over, and so are ties
     that it will `skip`; it is an error if nobody judged any record.
     """
-    for need in method.needs if isinstance(method, Needing) else ():
-        what, lacks, mend = NEEDS[need]
-        found = [(record, pair) for record in records if isinstance(pair := paired(record), Pair)]
-        if records and not found:
-            raise DataError(f"{name} needs {what}; nobody judged record {records[0].key!r} or any other; {mend}")
-        for record, pair in found:
-            skipped = ties == "skip" and pair.confidence == 0.5
-            if not skipped and (instead := lacks(record)):
-                raise DataError(f"{name} needs {what}; record {record.key!r} has none, {instead}; {mend}")
+    for need in (NEEDS[each] for each in (method.needs if isinstance(method, Needing) else ())):
+        found = [record for record in records if _takes_part(record, need, ties)]
+        if records and not found and not any(isinstance(paired(record), Pair) for record in records):
+            raise DataError(
+                f"{name} needs {need.what}; nobody judged record {records[0].key!r} or any other; {need.mend}"
+            )
+        for record in found:
+            if instead := need.lacks(record):
+                raise DataError(f"{name} needs {need.what}; record {record.key!r} has none, {instead}; {need.mend}")
+
+
+def _takes_part(record: Preference, need: Need, ties: str) -> bool:
+    pair = paired(record)
+    if isinstance(pair, Pair):
+        return not (need.pairs and ties == "skip" and pair.confidence == 0.5)
+    return not need.pairs and not unvalued(record)
+
+
+def check_path(name: str, method: Any, process: Process) -> None:
+    """ConfigError if the method `name` is for flow paths alone and this is another; it names the method that serves."""
+    if isinstance(method, FlowOnly) and not isinstance(process, Flow):
+        said = f"a diffusion path and predicts {process.prediction}" if isinstance(process, Ddpm) else repr(process)
+        raise ConfigError(
+            f"{name} trains flow-matching models, and this model has {said}; method.name={method.elsewhere} trains it"
+        )
 
 
 def known_scores(batch: Scored, name: str) -> Tensor:

@@ -48,10 +48,13 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "chip": Entry("visalign.trainers.chip:CHiP", "CHiP, words, segments, tokens and pictures (arXiv 2501.16629)"),
         "critique_reward": Entry("visalign.trainers.critique_reward:CritiqueReward", "a scorer that says why first"),
         "dcpo": Entry("visalign.trainers.dcpo:DCPO", "DCPO, a caption for each of a pair (arXiv 2502.06023)"),
+        "dense_dpo": Entry("visalign.trainers.dense_dpo:DenseDPO", "DenseDPO, clips piece by piece (arXiv 2506.03517)"),
         "diffusion_dpo": Entry("visalign.trainers.diffusion_dpo:DiffusionDPO", "Diffusion-DPO (arXiv 2311.12908)"),
         "diffusion_kto": Entry("visalign.trainers.diffusion_kto:DiffusionKTO", "Diffusion-KTO (arXiv 2404.04465)"),
         "diffusion_npo": Entry("visalign.trainers.diffusion_npo:DiffusionNPO", "Diffusion-NPO (arXiv 2505.11245)"),
         "dragon": Entry("visalign.trainers.dragon:DRAGON", "DRAGON, rewards of whole sets (arXiv 2504.15217)"),
+        "flow_dpo": Entry("visalign.trainers.flow_dpo:FlowDPO", "Flow-DPO, of velocities (arXiv 2501.13918)"),
+        "flow_rwr": Entry("visalign.trainers.flow_rwr:FlowRWR", "Flow-RWR, fine-tuning by reward (arXiv 2501.13918)"),
         "inpo": Entry("visalign.trainers.inpo:InPO", "DDIM-InPO, on inverted pictures (arXiv 2503.18454)"),
         "inversion_dpo": Entry(
             "visalign.trainers.inversion_dpo:InversionDPO", "Inversion-DPO, on whole trajectories (arXiv 2507.11554)"

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batches import Anchored, Labelled, Pairs, Prompts, Singles, joined
+from ..batches import Anchored, Labelled, Pairs, Prompts, Rewarded, Singles, joined
 from ..contract import View
 from ..draws import Draws
 from ..records import DataError, Preference
 from .encode import Encoded
 from .pairing import Pair, sorted_out
+from .rewarded import RewardedView
 from .rows import Rows
 
 Ties = Literal["skip", "half"]
@@ -229,6 +230,7 @@ VIEWS: Mapping[type, Callable[[Iterable[Preference], Encoded, Settings], View]] 
     Anchored: AnchoredView,
     Singles: SinglesView,
     Labelled: LabelledView,
+    Rewarded: RewardedView,
     Prompts: PromptsView,
 }
 

@@ -70,6 +70,12 @@ HEALTHY: dict[str, Healthy] = {
     "subject_preferred": Healthy("Share of visits whose label is the subject's picture.", "no trend; 0.5 … 1"),
     "score": Healthy("The judge's mean score of what was drawn at the steps.", "rises slowly"),
     "kept": Healthy("Share of steps whose best and worst are no tie.", "0.3 … 1; near 0: lower the threshold"),
+    "frame_accuracy": Healthy(
+        "Share of labelled frames with a margin above 0, ties as 1/2.", "0.5 at step 0; then 0.55 … 0.8"
+    ),
+    "labelled": Healthy("Share of latent frames with a label.", "no trend: the data's own; above 0.2"),
+    "error": Healthy("The policy's denoising error on what it is trained on.", "falls a little"),
+    "reward_weight": Healthy("How hard an item is trained, by its reward.", "no trend; a mean of 1 … 2"),
     "grad_norm": Healthy("The gradient's norm before clipping.", "above 0 at step 1; spikes below 10 times its median"),
     "lr": Healthy("The learning rate of the step.", "as set; a pure function of the step"),
     "seconds": Healthy("Wall time of the step.", "steady after the first steps"),
