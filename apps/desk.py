@@ -30,7 +30,7 @@ MODELS = 6  # side by side on a screen
 PROMPT, RATER = 2000, 64  # characters
 SEEDS = 16  # of one prompt
 OWN = 500  # prompts that users may ask for
-RECIPES = {"StableDiffusionPipeline": "sd15_dpo", "StableDiffusionXLPipeline": "sdxl_dpo"}  # by pipeline class
+RECIPES = {"sd": "sd15_dpo", "sdxl": "sdxl_dpo"}  # by family
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Desk:
         store.write([self._absolute(each) for each in overall], data)
         path, out = self.folder / "train.yaml", self.folder / "trained"
         base = self.pool.artists[0].source
-        name = "playground_dpo" if base.name == "playground" else RECIPES.get(base.folder.kind, "sd15_dpo")
+        name = "playground_dpo" if base.name == "playground" else RECIPES.get(base.folder.family.name, "sd15_dpo")
         folder = "playground" if base.name == "playground" else str(base.folder.path)
         changes = [f"model.folder={json.dumps(folder)}", f"data.path={json.dumps(str(data))}", "data.format=null"]
         changes += [f"out={json.dumps(str(out))}", f"data.cache={json.dumps(str(self.folder / 'cache'))}"]

@@ -26,7 +26,7 @@ from visalign.batches import Condition, Pairs
 from visalign.draws import Draws
 from visalign.models import attention
 from visalign.models.architectures import SD15, SDXL
-from visalign.models.unet import UNetDenoiser
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.weights import Full, Lora
 from visalign.process import Ddpm
 from visalign.trainers import DiffusionDPO
@@ -71,7 +71,7 @@ class Contender:
         if cell.checkpointing:
             network.enable_gradient_checkpointing()
         weights: Lora | Full = Lora(network, rank=8) if cell.train == "lora" else Full(network, reference=True)
-        self.model = UNetDenoiser(weights, PROCESS).to(device).train()
+        self.model = NetworkDenoiser(weights, PROCESS).to(device).train()
         trained = list(self.model.trainable().values())
         self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
         self.batch, self.method = pairs(network.config, cell.pairs, device), DiffusionDPO()

@@ -21,17 +21,23 @@ from visalign.batches import (
     Labelled,
     Pairs,
     Prompts,
+    Rewarded,
+    Segments,
     Singles,
 )
 from visalign.contract import Denoiser, Method
 from visalign.draws import Draws
-from visalign.models.unet import UNetDenoiser
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.users import Shape, Users
 from visalign.models.weights import Full, Lora
+from visalign.needs import FlowOnly
 from visalign.process import Ddpm, Flow, Process
 
 WIDTH = 16  # of the text states
 SHAPE = (4, 8, 8)
+CLIP = (4, 3, 8, 8)  # of three latent frames
+LABELS = [[1.0, -1.0, 0.0], [-1.0, -1.0, 1.0], [0.0, 0.0, 0.5], [1.0, 0.0, -1.0]]
+PREDICTIONS = ("epsilon", "v_prediction", "flow")
 STABLE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": False,
     "steps_offset": 1,
@@ -62,6 +68,9 @@ DENOISING = [name for name in registry.TABLE["method"] if registry.load("method"
 
 # Other settings of a method under which the same laws must hold, by what a test calls them.
 VARIANTS: dict[str, dict[str, Any]] = {
+    "dense_dpo by clip": {"name": "dense_dpo", "reduction": "clip"},
+    "dense_dpo with two noises": {"name": "dense_dpo", "share_noise": False},
+    "flow_dpo anchored": {"name": "flow_dpo", "schedule": "(1-t)^2", "anchor": 1.0},
     "dragon by kto": {"name": "dragon", "surrogate": "kto"},
     "dragon unpaired": {"name": "dragon", "surrogate": "kto", "paired": False},
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
@@ -83,9 +92,36 @@ def given(name: str, visit: int = 0) -> Any:
     return personal(made) if TRAIN.get(name) == "user" else made
 
 
-def model_of(name: str, prediction: str = "epsilon", **settings: Any) -> UNetDenoiser:
-    """A denoiser that trains what the method of that name can train."""
-    return denoiser(prediction, TRAIN.get(name, "lora"), **settings)
+def predictions(name: str) -> tuple[str, ...]:
+    """What models predict that the method of that name can train."""
+    return ("flow",) if isinstance(method(name), FlowOnly) else PREDICTIONS
+
+
+def model_of(name: str, prediction: str | None = None, **settings: Any) -> NetworkDenoiser:
+    """A denoiser that trains what the method of that name can train: of clips, where these are what it is fed."""
+    frames = method(name).batch_type is Segments
+    return denoiser(prediction or predictions(name)[0], TRAIN.get(name, "lora"), frames=frames, **settings)
+
+
+class Framewise(NetworkDenoiser):
+    """Draws clips (n, c, F, h, w) with a network for pictures, each frame by itself."""
+
+    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return joined_frames(super().policy(*each_frame(x_t, t, condition)), x_t)
+
+    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return joined_frames(super().reference(*each_frame(x_t, t, condition)), x_t)
+
+
+def each_frame(x_t: Tensor, t: Tensor, told: Condition) -> tuple[Tensor, Tensor, Condition]:
+    """The n F frames of n clips as pictures, with the time and the condition of their clip."""
+    frames, rows = x_t.shape[2], [row for row in range(len(x_t)) for _ in range(x_t.shape[2])]
+    return x_t.movedim(2, 1).flatten(0, 1), t.repeat_interleave(frames), rows_of(told, rows)
+
+
+def joined_frames(answer: Tensor, like: Tensor) -> Tensor:
+    """Those pictures as clips again."""
+    return answer.reshape(len(like), like.shape[2], *answer.shape[1:]).movedim(1, 2)
 
 
 def process(prediction: str = "epsilon") -> Process:
@@ -94,15 +130,21 @@ def process(prediction: str = "epsilon") -> Process:
 
 
 def denoiser(
-    prediction: str = "epsilon", train: str = "lora", dtype: torch.dtype = torch.float64, *, follows: bool = False
-) -> UNetDenoiser:
+    prediction: str = "epsilon",
+    train: str = "lora",
+    dtype: torch.dtype = torch.float64,
+    *,
+    follows: bool = False,
+    frames: bool = False,
+) -> NetworkDenoiser:
     """A small random UNet of diffusers, the same weights whenever it is made; its adapters are off their start, so
     that policy and reference differ."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = tiny.unet(WIDTH, block_out_channels=(8, 16))
         weights = trained(network, train, follows)
-        model = UNetDenoiser(weights, process(prediction)).to(dtype)
+        kind = Framewise if frames else NetworkDenoiser
+        model = kind(weights, process(prediction)).to(dtype)
         with torch.no_grad():
             for each in model.trainable().values():
                 each.data = each.data.to(dtype)
@@ -210,7 +252,25 @@ def anchored(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> 
     return Anchored(**{**vars(one), "scores": flipped})
 
 
-MAKERS: Mapping[type, Any] = {Pairs: pairs, Anchored: anchored, Singles: singles, Labelled: labelled, Prompts: prompts}
+def segments(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Segments:
+    """n pairs of clips, of which both have better frames, one is better throughout, or hardly anything is known."""
+    made, like = fixed(n, dtype)
+    first, second = (made.normal(side, CLIP, like) for side in ("first", "second"))
+    labels = torch.tensor(LABELS, dtype=dtype)[torch.arange(n) % 4]
+    whole = {**vars(pairs(n, dtype, visit)), "win": first, "lose": second, "weight": (labels != 0).sum(1).to(dtype)}
+    return Segments(**whole, labels=labels)
+
+
+def rewarded(n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Rewarded:
+    """n items, of which a scorer thinks this and that."""
+    reward = torch.tensor([1.2, -0.4, 0.6, -1.4], dtype=dtype)[torch.arange(n) % 4]
+    return Rewarded(**vars(singles(n, dtype, visit)), reward=reward)
+
+
+MAKERS: Mapping[type, Any] = {
+    Pairs: pairs, Anchored: anchored, Segments: segments, Singles: singles, Rewarded: rewarded, Labelled: labelled,
+    Prompts: prompts,
+}  # fmt: skip
 
 
 def batch(kind: type, n: int = 4, dtype: torch.dtype = torch.float64, visit: int = 0) -> Any:

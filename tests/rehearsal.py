@@ -32,7 +32,7 @@ from visalign.config import Run, load
 from visalign.contract import Loss, Passes, Reference
 from visalign.draws import Draws
 from visalign.losses.state import RunningMean
-from visalign.models.unet import UNetDenoiser
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.weights import Full, Lora
 from visalign.process import Ddpm
 from visalign.trainers import DiffusionDPO
@@ -74,13 +74,13 @@ class Shapes:
         return Pairs(win, lose, Condition(text), draw, torch.ones(len(indices)), weight)
 
 
-def denoiser(train: str = "lora", dropout: float = 0.0) -> UNetDenoiser:
+def denoiser(train: str = "lora", dropout: float = 0.0) -> NetworkDenoiser:
     """A small random UNet of diffusers; the same weights whenever it is made."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = tiny.unet(WIDTH, block_out_channels=(8, 16))
     weights = Lora(network, rank=2, dropout=dropout) if train == "lora" else Full(network, reference=True)
-    return UNetDenoiser(weights, Ddpm.from_config(dict(tiny.scheduler("epsilon").config)))
+    return NetworkDenoiser(weights, Ddpm.from_config(dict(tiny.scheduler("epsilon").config)))
 
 
 def settings(out: Path, *changes: str) -> Run:
@@ -304,7 +304,7 @@ def _denoising(job: dict[str, Any]) -> tuple[Any, Any, Any]:
     """A method for denoisers, a small one, and records."""
     method = methods.method(job["method"])
     follows = method.reference is Reference.EMA
-    model = methods.denoiser(train=job["train"], dtype=torch.float32, follows=follows)
+    model = methods.model_of(job["method"], dtype=torch.float32, follows=follows)
     return method, model, methods.Records(method.batch_type, users=job["train"] == "user")
 
 

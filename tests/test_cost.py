@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from visalign.contract import Passes, Reference
 from visalign.models import architectures, cost, users
+from visalign.models.stable_diffusion import SD
 
 TINY = {
     "sample_size": 16,
@@ -22,7 +23,7 @@ TINY = {
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-SHAPE = cost.Shape(TINY, size=16, tokens=7, rank=4)
+SHAPE = cost.Shape(SD, TINY, size=(16, 16), tokens=7, rank=4)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ SHAPE = cost.Shape(TINY, size=16, tokens=7, rank=4)
     ],
 )
 def test_known_shapes_have_their_published_sizes(config: dict[str, object], published: int) -> None:
-    network = cost.skeleton(cost.Shape(config, size=8))
+    network = cost.skeleton(cost.Shape(SD, config, size=(8, 8)))
     assert sum(each.numel() for each in network.parameters()) == published
     assert {each.device.type for each in network.parameters()} == {"meta"}
 
@@ -99,7 +100,7 @@ def test_attention_to_users_costs_what_a_real_run_does() -> None:
 
 def test_attention_to_users_has_the_size_that_its_recipe_tells() -> None:
     """PPD's embeddings (29, 3584) on Stable Diffusion 1.5; nothing of that size is held."""
-    shape = cost.Shape(architectures.SD15, size=8)
+    shape = cost.Shape(SD, architectures.SD15, size=(8, 8))
     with torch.device("meta"):
         made = cost.adapted(cost.skeleton(shape), replace(shape, train="user", users=users.Shape(29, 3584)))
     assert made is not None

@@ -19,7 +19,8 @@ from spoiled import REFUSED, bomb
 from visalign import images
 from visalign.data import media, quarantine
 from visalign.data.encode import Encoded, encode
-from visalign.models.folder import Encoders, Folder
+from visalign.models.encoders import Encoders
+from visalign.models.folder import Folder
 from visalign.records import DataError, Preference
 
 SIDE = 16

@@ -20,7 +20,7 @@ from visalign.batches import Singles
 from visalign.config import ConfigError, Optimizer
 from visalign.contract import Loss
 from visalign.draws import Draws
-from visalign.models.unet import UNetDenoiser
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.training.engine import Moment, NonFiniteError
 from visalign.training.schedule import Order, averaging, learning_rate
 
@@ -35,7 +35,7 @@ def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def gradient(out: Path, micro: int, dtype: torch.dtype, model: UNetDenoiser | None = None) -> Tensor:
+def gradient(out: Path, micro: int, dtype: torch.dtype, model: NetworkDenoiser | None = None) -> Tensor:
     """The second step's gradient of all weights, of four pairs in micro-batches of `micro`, unclipped."""
     model = (model or denoiser("full")).to(dtype)
     run = settings(out, "steps=2", f"micro_batch={micro}", "optimizer.clip=0", "optimizer.eps=1e-3")
@@ -54,7 +54,7 @@ def test_four_forwards_of_one_are_one_forward_of_four(dtype: torch.dtype, tolera
         assert abs(one - other) <= 1e-10
 
 
-def moved(start: UNetDenoiser, end: UNetDenoiser) -> Tensor:
+def moved(start: NetworkDenoiser, end: NetworkDenoiser) -> Tensor:
     return flat(list(end.trainable().values())) - flat(list(start.trainable().values()))
 
 

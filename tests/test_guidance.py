@@ -22,11 +22,12 @@ from visalign.diffusion.guidance import guided, pushed
 from visalign.diffusion.sampling import generate, initial_noise
 from visalign.diffusion.source import Source, SpecError
 from visalign.drawing import Drawer, Settings
+from visalign.models.denoiser import NetworkDenoiser
+from visalign.models.families import ask
 from visalign.models.folder import Folder, FolderError
 from visalign.models.mixing import Mix, Networks, combined, negative_mix, weighed
 from visalign.models.pipelines import Reflected, negative_guidance
 from visalign.models.publish import publish
-from visalign.models.unet import UNetDenoiser, ask
 from visalign.models.weights import Full
 from visalign.process import Ddpm, Flow
 
@@ -168,10 +169,8 @@ def test_a_negative_that_stands_apart_but_is_the_policy_is_plain_guidance(traine
     process, size = Folder(trained / "base").process, (16, 16)
     encoders = Folder(trained / "base").encoders()
     told, untold = (encoders.conditions(words, size) for words in (PROMPTS, ["", ""]))
-    one, other = (
-        UNetDenoiser(Full(Folder(trained / "full-dpo" / "weights").unet().double(), reference=False), process).eval()
-        for _ in range(2)
-    )
+    dpo = Folder(trained / "full-dpo" / "weights")
+    one, other = (NetworkDenoiser(Full(dpo.network().double(), reference=False), process).eval() for _ in range(2))
     noise = initial_noise([3, 4], (4, 8, 8), torch.zeros((), dtype=torch.float64))
     settings: dict[str, Any] = {"steps": 5, "guidance": 4.0}
     together = generate(one, told, untold, noise, **settings)
@@ -184,7 +183,7 @@ def test_two_networks_draw_along_any_path(prediction: str) -> None:
     """Equal networks change nothing; another negative does: for noise, v and flow."""
     process = Flow() if prediction == "flow" else stable(prediction)
     torch.manual_seed(0)
-    one, other = (UNetDenoiser(Full(tiny.unet(8).double(), reference=False), process).eval() for _ in range(2))
+    one, other = (NetworkDenoiser(Full(tiny.unet(8).double(), reference=False), process).eval() for _ in range(2))
     told, untold = (Condition(normal(1, 5, 8, seed=seed)) for seed in range(2))
     noise = normal(1, 4, 8, 8)
     settings: dict[str, Any] = {"steps": 6, "guidance": 3.0}

@@ -17,9 +17,9 @@ from visalign.diffusion import errors, noise_pairs
 from visalign.diffusion.sampling import generate, initial_noise, pictures
 from visalign.draws import Draws
 from visalign.models import attention
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.folder import Folder, FolderError
 from visalign.models.publish import attach_lora, publish
-from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full
 from visalign.trainers import DiffusionDPO
 
@@ -45,7 +45,7 @@ def pairs(folder: Folder, b: int = 2) -> Pairs:
     return Pairs(win, lose, condition, draw, torch.ones(b), torch.ones(b))
 
 
-def nudge(model: UNetDenoiser, size: float = 0.02) -> None:
+def nudge(model: NetworkDenoiser, size: float = 0.02) -> None:
     """Move everything trainable a little, so that the policy is no longer its reference."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_the_reference_stays_and_the_policy_learns_after_it_was_asked(sd15: Fold
 
 
 def test_lora_holds_one_copy_of_the_weights(sd15: Folder) -> None:
-    plain = sum(each.numel() for each in sd15.unet().parameters())
+    plain = sum(each.numel() for each in sd15.network().parameters())
     model = sd15.denoiser(train="lora", rank=2)
     adapters = sum(each.numel() for each in model.trainable().values())
     assert sum(each.numel() for each in model.parameters()) == plain + adapters
@@ -153,7 +153,7 @@ def test_lora_holds_one_copy_of_the_weights(sd15: Folder) -> None:
 
 def test_a_method_without_reference_loads_none(sd15: Folder) -> None:
     model = sd15.denoiser(train="full", reference=Reference.NONE)
-    assert sum(each.numel() for each in model.parameters()) == sum(each.numel() for each in sd15.unet().parameters())
+    assert sum(each.numel() for each in model.parameters()) == sum(each.numel() for each in sd15.network().parameters())
     with pytest.raises(ValueError, match=r"Reference\.NONE"):
         errors(model, noise_pairs(model.process, pairs(sd15)), pairs(sd15).condition)
 
@@ -180,11 +180,11 @@ def test_a_lora_loads_in_plain_diffusers_and_draws_the_same(folder: Folder, tmp_
     pipe = folder.pipeline()
     pipe.load_lora_weights(tmp_path / "weights")
     added = None
-    if folder.family == "sdxl":
+    if folder.family.name == "sdxl":
         added = {"text_embeds": batch.condition.pooled, "time_ids": batch.condition.time_ids}
     theirs = pipe.unet(at.x, at.t, batch.condition.text, added_cond_kwargs=added).sample
     assert torch.allclose(theirs, expected, atol=1e-5)
-    bare = folder.unet()
+    bare = folder.network()
     attach_lora(bare, tmp_path / "weights")
     assert torch.allclose(bare(at.x, at.t, batch.condition.text, added_cond_kwargs=added).sample, expected, atol=1e-5)
     assert not torch.allclose(model.reference(at.x, at.t, batch.condition), expected, atol=1e-4)
@@ -195,7 +195,7 @@ def test_full_weights_load_as_a_plain_pipeline(folder: Folder, tmp_path: Path) -
     model = folder.denoiser(train="full")
     nudge(model)
     publish(model, folder, tmp_path / "weights", {"name": "tiny"})
-    kind = StableDiffusionXLPipeline if folder.family == "sdxl" else StableDiffusionPipeline
+    kind = StableDiffusionXLPipeline if folder.family.name == "sdxl" else StableDiffusionPipeline
     loaded = kind.from_pretrained(tmp_path / "weights").unet
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.network.parameters(), strict=True))
     assert not [file for file in (tmp_path / "weights").rglob("*") if file.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
@@ -204,7 +204,7 @@ def test_full_weights_load_as_a_plain_pipeline(folder: Folder, tmp_path: Path) -
 def test_the_empty_prompt_is_what_the_pipeline_draws_its_unconditional_branch_with(folder: Folder) -> None:
     text, pooled = folder.encoders().encode_prompts(["", "a red circle"])
     pipe = folder.pipeline()
-    if folder.family == "sdxl":
+    if folder.family.name == "sdxl":
         _, negative, _, negative_pooled = pipe.encode_prompt(["a red circle"], do_classifier_free_guidance=True)
         assert pooled is not None
         assert torch.equal(pooled[:1], negative_pooled)
@@ -262,7 +262,7 @@ def test_a_kernel_that_disagrees_with_sdpa_is_refused_with_the_gap() -> None:
 
 
 def test_installed_processors_are_the_ones_that_were_resolved(sd15: Folder) -> None:
-    network = sd15.unet()
+    network = sd15.network()
     attention.install(network, attention.Resolution("flash", "flash", "", {}))
     assert {type(each) for each in network.attn_processors.values()} == {attention.FlashProcessor}
     assert attention.head_widths(network) == (2, 4)  # widths 16 and 32 in 8 heads

@@ -23,9 +23,9 @@ from visalign.diffusion.source import Source, SpecError
 from visalign.drawing import Drawer, Settings
 from visalign.draws import Draws
 from visalign.models import users
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.folder import Folder
 from visalign.models.publish import publish
-from visalign.models.unet import UNetDenoiser
 from visalign.models.users import Shape
 from visalign.models.weights import Full
 from visalign.records import DataError
@@ -61,11 +61,11 @@ def run(sd15: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def denoiser(folder: Folder, **changes: Any) -> UNetDenoiser:
+def denoiser(folder: Folder, **changes: Any) -> NetworkDenoiser:
     return folder.denoiser(train="user", users=SHAPE, **changes)
 
 
-def nudged(model: UNetDenoiser, size: float = 0.05) -> UNetDenoiser:
+def nudged(model: NetworkDenoiser, size: float = 0.05) -> NetworkDenoiser:
     """Everything trainable moved a little, so that policy and reference differ."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -147,11 +147,11 @@ def test_after_training_users_differ_and_the_reference_is_still_the_base(folder:
 
 
 def test_one_copy_of_the_weights_is_held_and_only_what_is_new_is_trained(folder: Folder) -> None:
-    plain = {name for name, _ in folder.unet().named_parameters()}
+    plain = {name for name, _ in folder.network().named_parameters()}
     model = denoiser(folder)
     new = model.trainable()
     assert sum(each.numel() for each in model.parameters()) == sum(
-        each.numel() for each in folder.unet().parameters()
+        each.numel() for each in folder.network().parameters()
     ) + sum(each.numel() for each in new.values())
     assert not plain & new.keys()
     assert {name for name, each in model.network.named_parameters() if each.requires_grad} == new.keys()
@@ -258,9 +258,9 @@ def test_users_and_attention_to_them_go_together(
 def test_what_is_published_loads_into_the_base_and_answers_the_same(folder: Folder, tmp_path: Path) -> None:
     model, batch = nudged(denoiser(folder)), pairs(folder)
     publish(model, folder, tmp_path / "weights", {"name": "tiny", "beta": 5000})
-    network = folder.unet()
+    network = folder.network()
     users.load(network, tmp_path / "weights" / users.USER_FILE)
-    other = UNetDenoiser(Full(network, reference=False), folder.process)
+    other = NetworkDenoiser(Full(network, reference=False), folder.process)
     at = noise_pairs(model.process, batch)
     assert torch.equal(other.policy(at.x, at.t, batch.condition), model.policy(at.x, at.t, batch.condition))
     card = (tmp_path / "weights" / "README.md").read_text()

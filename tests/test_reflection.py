@@ -19,9 +19,9 @@ from visalign.diffusion.reflection import Reflection, Side, counted
 from visalign.diffusion.sampling import generate, initial_noise
 from visalign.diffusion.source import Gap, Source
 from visalign.drawing import Drawer, Settings
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.folder import Folder
 from visalign.models.pipelines import Reflected
-from visalign.models.unet import UNetDenoiser
 from visalign.models.weights import Full
 from visalign.process import Ddpm, Flow
 
@@ -220,7 +220,7 @@ def test_the_gap_can_be_one_of_what_the_sides_are_told() -> None:
 def test_real_networks_draw_with_it_along_any_path(prediction: str, variant: str) -> None:
     process = Flow() if prediction == "flow" else stable(prediction)
     torch.manual_seed(0)
-    strong, weak = (UNetDenoiser(Full(tiny.unet(8).double(), reference=False), process).eval() for _ in range(2))
+    strong, weak = (NetworkDenoiser(Full(tiny.unet(8).double(), reference=False), process).eval() for _ in range(2))
     told, untold = (Condition(normal(1, 5, 8, seed=seed)) for seed in range(2))
     noise = normal(1, 4, 8, 8)
 

@@ -20,7 +20,7 @@ from visalign.config import ConfigError
 from visalign.contract import Reference
 from visalign.diffusion.levels import between, evenly, truncated
 from visalign.diffusion.stochastic import renoised
-from visalign.models.unet import UNetDenoiser
+from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.weights import Full, Lora, follow
 from visalign.process import Ddpm, Flow
 from visalign.trainers import SelfNPO
@@ -199,15 +199,15 @@ def test_what_cannot_be_is_refused() -> None:
 # The reference that follows ----------------------------------------------------------------------------------------
 
 
-def followed(train: str) -> UNetDenoiser:
+def followed(train: str) -> NetworkDenoiser:
     plain = rehearsal.denoiser(train)
     network = plain.network
     if train == "lora":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             network = tiny.unet(rehearsal.WIDTH, block_out_channels=(8, 16))
-        return UNetDenoiser(Lora(network, rank=2, dropout=0.3, follows=True), plain.process)
-    return UNetDenoiser(Full(network, reference=False, follows=True), plain.process)
+        return NetworkDenoiser(Lora(network, rank=2, dropout=0.3, follows=True), plain.process)
+    return NetworkDenoiser(Full(network, reference=False, follows=True), plain.process)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Texts:
         return replace(made, draw=replace(made.draw, seed=seed, keys=keys, visits=tuple(visits)))
 
 
-def asked(model: UNetDenoiser, of: str) -> Tensor:
+def asked(model: NetworkDenoiser, of: str) -> Tensor:
     batch = methods.prompts(2, torch.float32)
     x = batch.draw.normal("x", batch.shape, batch.weight)
     answer: Tensor = getattr(model, of)(x, torch.tensor([100, 700]), batch.condition).detach()

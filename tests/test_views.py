@@ -20,7 +20,8 @@ from visalign.data.encode import Encoded, encode
 from visalign.data.pairing import Pair, paired
 from visalign.data.views import LabelledView, PairsView, Settings, SinglesView, view
 from visalign.draws import Draws
-from visalign.models.folder import Encoders, Folder
+from visalign.models.encoders import Encoders
+from visalign.models.folder import Folder
 from visalign.records import DataError, Preference
 
 SIDE = 16

@@ -14,7 +14,8 @@ from . import registry
 from .batches import Condition
 from .contract import Denoiser
 from .diffusion.sampling import to_uint8
-from .models.folder import Encoders, Folder
+from .models.encoders import Encoders
+from .models.folder import Folder
 from .scoring import Sample, Scorer, Specified
 
 

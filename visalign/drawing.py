@@ -21,10 +21,10 @@ from .diffusion.sampling import Painter, pictures
 from .diffusion.source import Source, SpecError
 from .jobs.denoising import Screen
 from .models import users
+from .models.denoiser import NetworkDenoiser
 from .models.folder import DTYPES
 from .models.mixing import Mix, Networks, Role
 from .models.pipelines import Reflected, ddim_pipeline, negative_guidance
-from .models.unet import UNetDenoiser
 from .models.weights import Full
 from .process import Flow
 
@@ -39,6 +39,7 @@ class Settings:
     batch: int = 32
     dtype: str = "fp32"
     device: str = "auto"
+    frames: int | None = None  # of a clip; None: what the model was made for
 
     @property
     def place(self) -> torch.device:
@@ -85,14 +86,17 @@ class Drawer:
         person = self.source.person
         return self.encoders if person is None else Addressed(self.encoders, person.embedding)
 
-    def _denoiser(self, role: Role) -> UNetDenoiser:
-        return UNetDenoiser(Full(role, reference=False), self.source.folder.process).eval().requires_grad_(False)
+    def _denoiser(self, role: Role) -> NetworkDenoiser:
+        return NetworkDenoiser(Full(role, reference=False), self.source.folder.process).eval().requires_grad_(False)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of a picture in pixels."""
-        side = self.settings.size or self.source.folder.default_size
-        return side, side
+    def size(self) -> tuple[int, ...]:
+        """(height, width) of a picture in pixels, (frames, height, width) of a clip."""
+        made_for, side, frames = self.source.folder.default_size, self.settings.size, self.settings.frames
+        if len(made_for) == 2 and frames is not None:
+            raise SpecError(f"{self.source.name!r} draws pictures, not clips of {frames} frames")
+        wanted = made_for if side is None else (*made_for[:-2], side, side)
+        return wanted if frames is None else (frames, *wanted[1:])
 
     @property
     def reflection(self) -> Reflection | None:

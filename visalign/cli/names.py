@@ -56,11 +56,11 @@ def rows(kind: str) -> list[list[str]]:
         from ..data import sources
 
         return [[name, (read.__doc__ or "").splitlines()[0]] for name, read in sources.FORMATS.items()]
-    from ..models.folder import FAMILIES
+    from ..models.families import PIPELINES
 
     return [
         ["playground", "the tiny models that ship with the package: one draws, one sees"],
-        *([name, f"a diffusers folder of the {family} kind"] for name, family in FAMILIES.items()),
+        *([name, f"a diffusers folder of the {family.name} kind"] for name, family in PIPELINES.items()),
         ["image-text-to-text", f"a transformers folder of a model that sees: {', '.join(SEEING)}; likely others"],
     ]
 

@@ -136,13 +136,13 @@ class Addressed:
     painter: Painter
     user: Tensor  # (tokens, width)
 
-    def conditions(self, prompts: Sequence[str], size: tuple[int, int]) -> Condition:
+    def conditions(self, prompts: Sequence[str], size: tuple[int, ...]) -> Condition:
         """The painter's conditions of n prompts, with the user's embedding for each that is not empty."""
         made = self.painter.conditions(prompts, size)
         asked = torch.tensor([bool(prompt) for prompt in prompts], device=made.text.device)
         return replace(made, user=asked[:, None, None] * self.user.to(made.text.device))
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+    def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The painter's."""
         return self.painter.latent_shape(size)
 

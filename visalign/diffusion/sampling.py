@@ -20,14 +20,14 @@ from .reflection import Reflection
 class Painter(Protocol):
     """What `pictures` needs of a model folder: prompts in, pixels out."""
 
-    def conditions(self, prompts: Sequence[str], size: tuple[int, int]) -> Condition:
+    def conditions(self, prompts: Sequence[str], size: tuple[int, ...]) -> Condition:
         """The conditions of n prompts for pictures of (height, width) pixels; "" is the unconditional one."""
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """The shape of one picture's latent."""
+    def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the latent of one picture (height, width), or of one clip (frames, height, width)."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (n, 3, h, w) in [0, 1]."""
+        """Pixels (n, 3, h, w), or (n, 3, frames, h, w), in [0, 1]."""
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int], like: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def pictures(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     steps: int,
     guidance: float,
     predict: Predict | None = None,
@@ -80,7 +80,8 @@ def pictures(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[np.ndarray]:
-    """Yield uint8 pictures (m, height, width, 3) for prompt i with seed i, at most `batch` at a time, in order.
+    """Yield uint8 pictures (m, height, width, 3), or clips (m, frames, height, width, 3), for prompt i with seed i, at
+    most `batch` at a time, in order.
 
     `weak_prompts` (n) are what the weak side of the reflection is told, where that is not the prompts themselves.
     """
@@ -106,6 +107,6 @@ def pictures(
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:
-    """(n, 3, h, w) in [0, 1] to (n, h, w, 3) uint8, rounded to nearest."""
-    array: np.ndarray = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """(n, 3, ..., h, w) in [0, 1] to (n, ..., h, w, 3) uint8, rounded to nearest."""
+    array: np.ndarray = (pixels.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
     return array

@@ -21,8 +21,8 @@ from ..data.encode import Encoded
 from ..data.quarantine import Bad
 from ..models import publish
 from ..models.attention import Resolution
+from ..models.denoiser import NetworkDenoiser
 from ..models.folder import DTYPES, Folder
-from ..models.unet import UNetDenoiser
 from ..models.users import Shape
 from ..records import Preference
 from ..training import engine
@@ -76,7 +76,7 @@ class Parts:
     folder: Folder
     view: View
     encoded: Encoded
-    model: UNetDenoiser
+    model: NetworkDenoiser
 
 
 def train(run: Run, screen: Screen, *, resume: bool = True, start: Mapping[str, Tensor] | None = None) -> Outcome:
@@ -102,7 +102,7 @@ def train(run: Run, screen: Screen, *, resume: bool = True, start: Mapping[str, 
 
 
 @torch.no_grad()
-def begin(model: UNetDenoiser, start: Mapping[str, Tensor]) -> None:
+def begin(model: NetworkDenoiser, start: Mapping[str, Tensor]) -> None:
     """Copy these values into the trained weights of their names; ConfigError for names that are not trained."""
     weights = model.trainable()
     if start and start.keys() ^ weights.keys():
@@ -149,7 +149,7 @@ def view_settings(run: Run) -> views.Settings:
 
 def denoiser(
     run: Run, folder: Folder, method: Method, ranks: Ranks, users: Mapping[str, Tensor] | None = None
-) -> UNetDenoiser:
+) -> NetworkDenoiser:
     """The folder's denoiser as the run wants it trained, with the reference that the method asks for."""
     how = run.model
     model = folder.denoiser(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import registry
 from ..config import ConfigError, Run
 from ..models import architectures, attention, cost
+from ..models.family import Family
 from ..models.folder import DTYPES, Folder, FolderError
 from ..models.users import Shape
 from ..records import DataError
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class Base:
     """The facts about a model that decide what training it costs."""
 
-    unet: dict[str, Any]
+    family: Family
+    config: dict[str, Any]  # of the network
     factor: int  # pixels per latent along a side
     tokens: int
     said: str  # where the facts are from
@@ -34,7 +36,7 @@ def of(run: Run) -> Plan:
     base = known(run)
     shape = shaped(run, method, base)
     told = cost.estimate(shape)
-    rows = [*of_step(run, told), *of_data(run, shape, base), *of_attention(run, shape)]
+    rows = [*of_step(run, told), *of_data(run, shape), *of_attention(run, shape)]
     return Plan("What it costs", rows, f"{base.said} No weight was loaded.")
 
 
@@ -47,19 +49,23 @@ def known(run: Run) -> Base:
             raise
         found = architectures.KNOWN[run.model.folder]
         said = f"{run.model.folder} is not on this machine: these are the published numbers of {found.name}."
-        return Base(dict(found.unet), found.factor, found.tokens, said)
+        return Base(found.family, dict(found.config), found.factor, found.tokens, said)
     text = json.loads((folder.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
     tokens = int(text.get("max_position_embeddings", 77))
-    return Base(folder.unet_config(), folder.factor, tokens, f"The shape was read from {folder.path}.")
+    return Base(
+        folder.family, folder.network_config(), folder.factor, tokens, f"The shape was read from {folder.path}."
+    )
 
 
 def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
     """The run's question to `cost.estimate`."""
     if run.data.resolution % base.factor:
         raise ConfigError(f"data.resolution: {run.data.resolution} is not a multiple of the VAE's factor {base.factor}")
+    side = run.data.resolution // base.factor
     return cost.Shape(
-        unet=base.unet,
-        size=run.data.resolution // base.factor,
+        family=base.family,
+        config=base.config,
+        size=(side, side),
         tokens=base.tokens,
         train=run.model.train,
         rank=run.model.rank,
@@ -106,13 +112,13 @@ def of_step(run: Run, told: cost.Cost) -> list[list[str]]:
     ]
 
 
-def of_data(run: Run, shape: cost.Shape, base: Base) -> list[list[str]]:
+def of_data(run: Run, shape: cost.Shape) -> list[list[str]]:
     """How many records, and how large their cache will be."""
     from ..data import sources
 
-    channels = int(base.unet.get("in_channels", 4))
-    picture = 2 * 4 * channels * shape.size**2 + 32  # mean and deviation in float32, and the frame
-    text = 4 * (shape.tokens * int(base.unet.get("cross_attention_dim", 1280)) + _pooled(base.unet))
+    x, condition = shape.family.example(shape.config, shape.size, shape.tokens)
+    picture = 2 * 4 * x.numel() + 32  # mean and deviation in float32, and the frame
+    text = 4 * (condition.text.numel() + (0 if condition.pooled is None else condition.pooled.numel()))
     try:
         records = sources.open_source(run.data.path, run.data.format) if run.data.path else []
     except DataError as error:
@@ -127,12 +133,6 @@ def of_data(run: Run, shape: cost.Shape, base: Base) -> list[list[str]]:
     items, prompts = {item for each in records for item in each.items}, {each.prompt for each in records}
     size = _size(len(items) * picture + (len(prompts) + 1) * text)
     return [["cache", f"{size}: {len(records)} records, {len(items)} pictures, {len(prompts)} prompts"]]
-
-
-def _pooled(unet: dict[str, Any]) -> int:
-    if unet.get("addition_embed_type") != "text_time":
-        return 0
-    return int(unet["projection_class_embeddings_input_dim"]) - 6 * int(unet["addition_time_embed_dim"])
 
 
 def _size(count: int) -> str:

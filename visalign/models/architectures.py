@@ -1,4 +1,4 @@
-"""The public shapes of well-known UNets, so that a run's cost can be told before a single weight is downloaded.
+"""The public shapes of well-known networks, so that a run's cost can be told before a single weight is downloaded.
 
 Each mapping is what differs from diffusers' defaults in the published `unet/config.json` of the model; parameter counts
 are asserted in tests against the published sizes.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from . import stable_diffusion
+from .family import Family
 
 SD15: Mapping[str, Any] = {
     "sample_size": 64,
@@ -40,19 +43,24 @@ SDXL: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A published model: its UNet's config, and the facts beside it that decide cost."""
+    """A published model: its network's config, and the facts beside it that decide cost."""
 
     name: str
-    unet: Mapping[str, Any]
+    family: Family
+    config: Mapping[str, Any]
     factor: int = 8  # pixels per latent along a side
     tokens: int = 77
     other_parameters: int = 0  # VAE and text encoders, which encode once and leave
 
 
 KNOWN: Mapping[str, Architecture] = {
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": Architecture("SD1.5", SD15, other_parameters=206_714_343),
-    "runwayml/stable-diffusion-v1-5": Architecture("SD1.5", SD15, other_parameters=206_714_343),
-    "CompVis/stable-diffusion-v1-4": Architecture("SD1.4", SD15, other_parameters=206_714_343),
-    "stabilityai/stable-diffusion-2-1": Architecture("SD2.1", SD21, other_parameters=424_041_703),
-    "stabilityai/stable-diffusion-xl-base-1.0": Architecture("SDXL", SDXL, other_parameters=901_374_183),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": Architecture(
+        "SD1.5", stable_diffusion.SD, SD15, other_parameters=206_714_343
+    ),
+    "runwayml/stable-diffusion-v1-5": Architecture("SD1.5", stable_diffusion.SD, SD15, other_parameters=206_714_343),
+    "CompVis/stable-diffusion-v1-4": Architecture("SD1.4", stable_diffusion.SD, SD15, other_parameters=206_714_343),
+    "stabilityai/stable-diffusion-2-1": Architecture("SD2.1", stable_diffusion.SD, SD21, other_parameters=424_041_703),
+    "stabilityai/stable-diffusion-xl-base-1.0": Architecture(
+        "SDXL", stable_diffusion.SDXL, SDXL, other_parameters=901_374_183
+    ),
 }

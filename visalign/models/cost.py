@@ -8,17 +8,23 @@ the distinct storages that autograd keeps for backward.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..contract import Passes, Reference
+from .family import Family
 from .users import Shape as UserShape
-from .users import Users, told
+from .users import Users
 from .weights import Lora
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "no": 4}
@@ -27,10 +33,11 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Shape:
-    """What is asked about: a UNet's config, and how it will be trained."""
+    """What is asked about: a network's config, and how it will be trained."""
 
-    unet: Mapping[str, Any]
-    size: int  # side of a latent
+    family: Family
+    config: Mapping[str, Any]
+    size: tuple[int, ...]  # of a latent, without its channels
     tokens: int = 77
     train: str = "lora"
     rank: int = 16
@@ -109,16 +116,17 @@ def in_words(shape: Shape) -> str:
 
 
 def skeleton(shape: Shape) -> Any:
-    """The UNet of that config on the meta device, in the dtype of the computation."""
-    from diffusers import UNet2DConditionModel
+    """The network of that config on the meta device, in the dtype of the computation."""
+    import diffusers
 
     with torch.device("meta"):
-        network = UNet2DConditionModel.from_config(dict(shape.unet))
+        network = getattr(diffusers, shape.family.network).from_config(dict(shape.config))
     if BYTES[shape.precision] == 2 or BYTES[shape.dtype] == 2:
         nn.Module.to(network, torch.bfloat16)  # diffusers' own `to` warns about modules that are not there
-    network.set_attn_processor(FusedProcessor())
     if shape.checkpointing:
-        network.enable_gradient_checkpointing()
+        # Backward recomputes outside of the mode, unless it is told.
+        again = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), Fused()))
+        network.enable_gradient_checkpointing(again)
     return network.train()
 
 
@@ -135,9 +143,11 @@ def measured(network: nn.Module, shape: Shape) -> tuple[float, float, int]:
 
     alive: list[Tensor] = []  # so that no storage is freed and its identity given to another
     counter = FlopCounterMode(display=False)
-    with counter, saved_tensors_hooks(note, lambda tensor: tensor):
-        inputs = meta_inputs(network, shape)  # of users' embeddings a layer is asked already
-        answer = network(**inputs, return_dict=False)[0]
+    with counter, saved_tensors_hooks(note, lambda tensor: tensor), Fused():
+        x, condition = shape.family.example(shape.config, shape.size, shape.tokens)
+        if shape.users is not None:
+            condition = replace(condition, user=torch.empty(1, shape.users.tokens, shape.users.width, device="meta"))
+        answer = shape.family.ask(network, x, torch.empty(1, device="meta"), condition)
     forward, held = float(counter.get_total_flops()), sum(kept.values())
     with counter:
         answer.sum().backward()
@@ -163,33 +173,12 @@ class FusedAttention(torch.autograd.Function):
         return matrix @ key, matrix.mT @ query, scores.mT @ gradient
 
 
-class FusedProcessor:
-    """A diffusers attention processor around it: on the meta device torch itself would keep the whole matrix."""
+class Fused(TorchFunctionMode):
+    """Every `scaled_dot_product_attention` inside is that: on the meta device torch itself would keep the matrix."""
 
-    def __call__(self, layer: Any, hidden: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Tensor:
-        """(b, tokens, width) to the same."""
-        source = hidden if encoder_hidden_states is None else encoder_hidden_states
-        parts = [layer.to_q(hidden), layer.to_k(source), layer.to_v(source)]
-        heads = [each.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for each in parts]
-        answer: Tensor = FusedAttention.apply(*heads).transpose(1, 2).flatten(2)
-        for module in layer.to_out:
-            answer = module(answer)
-        return answer
-
-
-def meta_inputs(network: Any, shape: Shape) -> dict[str, Any]:
-    """One picture's arguments, without values."""
-    dtype, config = network.dtype, network.config
-    width, made = config.cross_attention_dim, {"device": "meta", "dtype": dtype}
-    inputs = {
-        "sample": torch.empty(1, config.in_channels, shape.size, shape.size, **made),
-        "timestep": torch.empty(1, device="meta"),
-    }
-    text = torch.empty(1, shape.tokens, width, **made)
-    user = None if shape.users is None else torch.empty(1, shape.users.tokens, shape.users.width, **made)
-    inputs["encoder_hidden_states"] = told(network, text, user)
-    if config.addition_embed_type == "text_time":
-        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-        added = {"text_embeds": torch.empty(1, pooled, **made), "time_ids": torch.empty(1, 6, **made)}
-        inputs["added_cond_kwargs"] = added  # type: ignore[assignment]
-    return inputs
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's own answer, or the fused one's."""
+        if function is not functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+        return FusedAttention.apply(given["query"], given["key"], given["value"])

@@ -26,7 +26,7 @@ DIGITS = 12  # coefficients that ought to cancel, 1 - 0.7 - 0.3, do
 
 @dataclass(frozen=True)
 class Mix:
-    """A network's weights: the sum of its folders' UNets and of LoRA offsets, each times its coefficient."""
+    """A network's weights: the sum of its folders' networks and of LoRA offsets, each times its coefficient."""
 
     full: Mapping[Path, float] = field(default_factory=dict)  # model folder -> coefficient
     lora: Mapping[Path, float] = field(default_factory=dict)  # LoRA file or folder -> coefficient
@@ -78,7 +78,7 @@ class Role(nn.Module):
     """A network as it answers under these weights of its adapters, which are set for each call and put back after it.
 
     So several roles share one network in memory. Everything else (config, dtype, parts) is the network's own: a
-    diffusers pipeline takes a role for its UNet.
+    diffusers pipeline takes a role for its network.
     """
 
     def __init__(self, network: nn.Module, scales: Mapping[str, float] | None = None) -> None:
@@ -158,13 +158,13 @@ class Networks:
 
 
 def summed(full: Mapping[Path, float], dtype: torch.dtype) -> Any:
-    """The UNet of a weighed sum of folders' UNets, summed in float32; FolderError if they are of different shapes."""
+    """The weighed sum of folders' networks, summed in float32; FolderError if they are of different shapes."""
     if list(full.values()) == [1.0]:
-        return Folder(next(iter(full))).unet(dtype)
+        return Folder(next(iter(full))).network(dtype)
     try:
-        state = combined((weight, Folder(path).unet().state_dict()) for path, weight in full.items())
+        state = combined((weight, Folder(path).network().state_dict()) for path, weight in full.items())
     except ValueError as error:
         raise FolderError(f"{', '.join(map(str, full))}: {error}") from None
-    network = Folder(next(iter(full))).unet(dtype)
+    network = Folder(next(iter(full))).network(dtype)
     network.load_state_dict(state)
     return network

@@ -12,10 +12,10 @@ from ..batches import Condition
 from ..diffusion.guidance import Predict
 from ..diffusion.reflection import Mirror, Reflection, Side, counted
 from ..process import from_scheduler
+from .families import ask
 from .folder import Folder
 from .mixing import Role
 from .publish import absent_parts
-from .unet import ask
 
 Network = nn.Module | Mapping[str, float]  # a UNet, or weights of the adapters that the pipeline's own has loaded
 

@@ -1,0 +1,42 @@
+"""What a kind of diffusers pipeline says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..batches import Condition
+from .weights import ATTENTION
+
+if TYPE_CHECKING:
+    from .encoders import Coder, Reader
+    from .folder import Folder
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The facts and functions of a kind; `size` is (height, width) of pictures, (frames, height, width) of clips."""
+
+    name: str  # "sdxl"
+    pipeline: str  # its class in diffusers
+    part: str  # where the network is in the pipeline, and in its folder: "unet" or "transformer"
+    network: str  # its class in diffusers
+    ask: Callable[[Any, Tensor, Tensor, Condition], Tensor]  # (network, x_t, the network's time, condition) -> answer
+    coder: Callable[[Folder, torch.device], Coder]  # pixels and latents
+    reader: Callable[[Folder, torch.dtype, torch.device], Reader]  # prompts
+    factor: Callable[[Config], int]  # of vae/config.json: pixels per latent along a side
+    size: Callable[[Config, int], tuple[int, ...]]  # of the network's config and the factor: what it was made for
+    example: Callable[[Config, tuple[int, ...], int], tuple[Tensor, Condition]]  # one latent and condition, on meta
+    targets: tuple[str, ...] = ATTENTION  # the ends of the names of the layers that a LoRA adapts
+    time_ids: bool = False  # whether it is told original size and crop, as SDXL is
+
+    @property
+    def clips(self) -> bool:
+        """Whether it draws clips."""
+        return False
