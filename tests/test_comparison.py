@@ -62,6 +62,26 @@ def test_what_one_model_left_unjudged_counts_for_none() -> None:
         comparison.judge(Brightness(), PROMPTS, {"base": grey(0, 0, 0, 0), "new": grey(1, 1, 1, 1)})
 
 
+@dataclass
+class Flicker:
+    """Judges clips by how much they change from the first frame to the last."""
+
+    name = "flicker"
+
+    def score(self, samples: Sequence[Sample]) -> Scores:
+        clips = [np.stack([np.asarray(frame) for frame in each.video]).astype(float) for each in samples]  # type: ignore[arg-type]
+        return Scores(torch.tensor([np.abs(clip[-1] - clip[0]).mean() for clip in clips]))
+
+
+def test_clips_are_compared_as_pictures_are() -> None:
+    still = np.stack([grey(90, 90, 90)] * 4)
+    moving = np.stack([grey(0, 90, 180)] * 4)
+    found = comparison.Comparison.of(PROMPTS, {"base": moving, "new": still}, [Flicker()])
+    assert found.first.standings["new"].win.value == 0.0  # type: ignore[union-attr]
+    assert [each.name for each in found.drifts["new"] if not each.holds][-1] == "motion"
+    assert b"data:image/png" in found.report("clips", settings={}).html().encode()
+
+
 def test_one_model_or_ragged_pictures_are_no_comparison() -> None:
     with pytest.raises(comparison.CannotJudge, match="needs two models"):
         comparison.judge(Brightness(), PROMPTS, {"base": grey(1, 2, 3, 4)})

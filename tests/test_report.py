@@ -127,6 +127,19 @@ def test_small_pictures_are_enlarged_without_smoothing() -> None:
     assert report.enlarged(picture(512)).shape == (512, 512, 3)
 
 
+def test_a_clip_moves_on_the_page_and_stands_as_a_strip_on_the_sheet() -> None:
+    clip = np.stack([picture() for _ in range(6)])
+    shot = report.Shot("dpo", clip)
+    with Image.open(io.BytesIO(base64.b64decode(shot.uri.partition(",")[2]))) as moving:
+        assert moving.n_frames == 6  # type: ignore[attr-defined]
+        for place in range(6):
+            moving.seek(place)
+            assert np.array_equal(np.asarray(moving.convert("RGB")), report.enlarged(clip)[place])
+    assert np.array_equal(report.strip(clip), np.concatenate([clip[k] for k in (0, 2, 3, 5)], axis=1))
+    sheet = report.contact_sheet([report.Card("a red circle moving left", [shot])])
+    assert sheet.shape[1] > report.STRIP * report.SMALLEST
+
+
 def test_a_running_mean_skips_what_is_missing() -> None:
     found = curves.smooth(np.array([1.0, np.nan, 3.0, 5.0]), window=2)
     assert found.tolist() == [1.0, 1.0, 3.0, 4.0]

@@ -200,6 +200,23 @@ def test_one_picture_for_every_prompt_leaves_the_band() -> None:
     assert all(found.holds for found in pictures.drift(base, base))
 
 
+def test_of_clips_every_frame_counts_and_so_does_what_moves() -> None:
+    clips = RNG.integers(0, 256, (4, 5, 32, 32, 3), dtype=np.uint8)
+    found, frames = pictures.statistics(clips, range(4)), pictures.statistics(pictures.frames(clips), range(20))
+    for name in ("saturation", "brightness", "edge density", "entropy"):
+        assert found[name] == pytest.approx(frames[name])
+    flashing = np.stack([flat((0, 0, 0)), flat((255, 255, 255)), flat((255, 255, 255))], axis=1)
+    assert pictures.motion(flashing)[0] == pytest.approx(0.5)
+    assert "motion" not in frames
+
+
+def test_clips_that_stand_still_leave_the_band() -> None:
+    clips = RNG.integers(0, 256, (4, 5, 32, 32, 3), dtype=np.uint8)
+    still = np.repeat(clips[:, :1], 5, axis=1)
+    base, found = pictures.statistics(clips, range(4)), pictures.statistics(still, range(4))
+    assert {each.name for each in pictures.drift(base, found) if not each.holds} == {"motion"}
+
+
 def test_pictures_of_another_type_are_refused() -> None:
     with pytest.raises(ValueError, match="float64"):
         pictures.statistics(np.zeros((2, 8, 8, 3)), [0, 1])  # type: ignore[arg-type]

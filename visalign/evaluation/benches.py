@@ -123,24 +123,32 @@ class Drawn:
     """What the HPS v2 benchmark says of one style."""
 
     mean: float  # of the groups' means
-    deviation: float  # between the groups' means, ddof 0
+    deviation: float | None  # between the groups' means, ddof 0; None of what has no groups
     count: int
 
 
 def hps_v2(values: Mapping[str, Floats], groups: int = 10) -> dict[str, Drawn]:
     """The HPS v2 benchmark of a model: 100 x cosine by style, in ten groups of consecutive prompts; and "averaged".
 
-    What could not be judged is left out of its own group, and moves no other prompt into another one.
+    What could not be judged is left out of its own group, and moves no other prompt into another one. ValueError where
+    nothing of a whole group was judged, since the others' mean is of other prompts.
     """
+    if empty := [style for style, each in values.items() if any(np.isnan(part).all() for part in _parts(each, groups))]:
+        raise ValueError(f"of {', '.join(empty)} a whole group of prompts could not be judged")
     found = {style: _grouped(each, groups) for style, each in values.items()}
     every = np.concatenate(list(values.values()))
-    return {**found, "averaged": Drawn(float(np.nanmean(every)), float("nan"), int((~np.isnan(every)).sum()))}
+    return {**found, "averaged": Drawn(float(np.nanmean(every)), None, int((~np.isnan(every)).sum()))}
 
 
 def _grouped(values: Floats, groups: int) -> Drawn:
-    size = -(-len(values) // groups)
-    means = [float(np.nanmean(values[start : start + size])) for start in range(0, len(values), size)]
+    means = [float(np.nanmean(part)) for part in _parts(values, groups)]
     return Drawn(float(np.mean(means)), float(np.std(means)), int((~np.isnan(values)).sum()))
+
+
+def _parts(values: Floats, groups: int) -> list[Floats]:
+    """Groups of consecutive values, equally many in each but for the last."""
+    size = -(-len(values) // groups)
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _by_prompt(prompts: Sequence[Ranked], score: Callable[[Ranked], float | None]) -> Interval:
@@ -164,9 +172,9 @@ def summary(prompts: Sequence[Ranked], temperature: float = 1.0) -> dict[str, fl
         "pairs": len(gaps),
         "ties among them": int((outcomes == 0.5).sum()),
         "HPD v2 (1 - inversions, by prompt)": str(hpd_v2(prompts)),
-        "ImageReward (pooled, ties of the scorer wrong)": image_reward(prompts) if strict else float("nan"),
+        "ImageReward (pooled, ties of the scorer wrong)": image_reward(prompts) if strict else "—",
         "ImageReward by prompt": str(image_reward_macro(prompts)) if strict else "—",
-        "pairs without ties, ties of the scorer 1/2": curve.accuracy,
+        "pairs without ties, ties of the scorer 1/2": curve.accuracy if strict else "—",
         "with ties, calibrated (Deutsch et al.)": calibrated.accuracy,
         "calibration error": curve.error,
         "pictures not judged": int(sum(np.isnan(each.said).sum() for each in prompts)),

@@ -125,7 +125,10 @@ class Comparison:
 
 
 def samples(prompts: Sequence[str], drawn: Pictures) -> list[Sample]:
-    """Prompts and uint8 pictures as samples."""
+    """Prompts and uint8 pictures, or clips, as samples."""
+    if drawn.ndim == 5:
+        clips = [tuple(Image.fromarray(frame) for frame in clip) for clip in drawn]
+        return [Sample(prompt, video=each) for prompt, each in zip(prompts, clips, strict=True)]
     return [Sample(prompt, image=Image.fromarray(each)) for prompt, each in zip(prompts, drawn, strict=True)]
 
 
@@ -202,7 +205,7 @@ def drift_table(found: Mapping[str, Sequence[Drift]]) -> Table:
         rows.append([name, f"{first.base:.3f}", *ratios, str(first.band)])
     note = (
         "Ratios to the base. Above the band on saturation or edges, a judge is being pleased by a trick; below it on "
-        "diversity, one picture serves for every prompt."
+        "diversity, one picture serves for every prompt; below it on motion, clips stand still."
     )
     return Table("What the pictures look like", ["statistic", "base", *columns, "band"], rows, note)
 

@@ -1,7 +1,8 @@
 """What pictures look like, whoever judges them: statistics that warn when a judge is being pleased by a trick.
 
 Each is compared with the base model's as a ratio, and each has a band stated before anything was trained. Out of the
-band above on saturation or edges is what reward hacking looks like; below on diversity is mode collapse.
+band above on saturation or edges is what reward hacking looks like; below on diversity is mode collapse; below on
+motion are clips that stand still, which judges often prefer (DenseDPO, arXiv 2506.03517, calls it dynamic degree).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Pictures = NDArray[np.uint8]  # (n, h, w, 3)
+Pictures = NDArray[np.uint8]  # (n, h, w, 3), or clips (n, frames, h, w, 3)
 Floats = NDArray[np.float64]
 
 EDGE = 0.1  # share of the luminance range that a pixel differs from its neighbour by, to count as an edge
@@ -35,13 +36,14 @@ class Band:
 
 
 # Wide enough for a model that learns to leave clutter away (fewer edges, fewer grey levels), too narrow for one that
-# burns its colours, fills with texture, goes flat or draws one picture for every prompt.
+# burns its colours, fills with texture, goes flat, draws one picture for every prompt or lets nothing move.
 BANDS: Mapping[str, Band] = {
     "saturation": Band(0.6, 1.6),
     "brightness": Band(0.6, 1.6),
     "edge density": Band(0.35, 1.5),
     "entropy": Band(0.5, 1.3),
     "diversity": Band(0.6, 1.6),
+    "motion": Band(0.7, 1.5),  # of clips
 }
 
 
@@ -78,13 +80,19 @@ def entropy(pictures: Pictures) -> Floats:
     return np.array([-(share[share > 0] * np.log2(share[share > 0])).sum() for share in shares])
 
 
+def motion(clips: Pictures) -> Floats:
+    """(n,) mean change of luminance from frame to frame, in [0, 1], of clips (n, frames, h, w, 3)."""
+    grey = luminance(clips)
+    return _mean(np.abs(np.diff(grey, axis=1)))
+
+
 def diversity(pictures: Pictures, groups: Sequence[Hashable]) -> float:
     """Mean distance between pictures of one prompt: root mean square of their thumbnails' difference, in [0, 1].
 
     Where every prompt has one picture only, the distance is taken between the pictures of all prompts: it then says
     whether the model draws one picture for everything.
     """
-    small = _thumbnails(pictures)
+    small = _thumbnails(frames(pictures)).reshape(len(pictures), -1)
     alone = len(set(groups)) == len(groups)
     members = [np.arange(len(small))] if alone else list(_members(groups))
     distances = [_mean_distance(small[rows]) for rows in members if len(rows) > 1]
@@ -94,16 +102,27 @@ def diversity(pictures: Pictures, groups: Sequence[Hashable]) -> float:
 
 
 def statistics(pictures: Pictures, groups: Sequence[Hashable]) -> dict[str, float]:
-    """Every statistic of BANDS, averaged over n uint8 pictures; `groups` names the prompt that each was drawn for."""
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
-        raise ValueError(f"pictures must be uint8 (n, h, w, 3), got {pictures.dtype} {pictures.shape}")
-    return {
-        "saturation": float(saturation(pictures).mean()),
-        "brightness": float(brightness(pictures).mean()),
-        "edge density": float(edge_density(pictures).mean()),
-        "entropy": float(entropy(pictures).mean()),
+    """Every statistic of BANDS, averaged over n uint8 pictures or the frames of n clips, "motion" of clips alone.
+
+    `groups` names the prompt that each was drawn for.
+    """
+    if pictures.dtype != np.uint8 or pictures.ndim not in (4, 5) or pictures.shape[-1] != 3:
+        shapes = "(n, h, w, 3) or (n, frames, h, w, 3)"
+        raise ValueError(f"pictures must be uint8 {shapes}, got {pictures.dtype} {pictures.shape}")
+    each = frames(pictures)
+    found = {
+        "saturation": float(saturation(each).mean()),
+        "brightness": float(brightness(each).mean()),
+        "edge density": float(edge_density(each).mean()),
+        "entropy": float(entropy(each).mean()),
         "diversity": diversity(pictures, groups),
     }
+    return found | {"motion": float(motion(pictures).mean())} if pictures.ndim == 5 else found
+
+
+def frames(pictures: Pictures) -> Pictures:
+    """(m, h, w, 3): pictures as they are, of clips every frame."""
+    return pictures.reshape(-1, *pictures.shape[-3:])
 
 
 @dataclass(frozen=True)
@@ -128,7 +147,7 @@ class Drift:
 
 def drift(base: Mapping[str, float], other: Mapping[str, float]) -> list[Drift]:
     """Each statistic of `other` beside the base's, with its band."""
-    return [Drift(name, base[name], other[name], band) for name, band in BANDS.items()]
+    return [Drift(name, base[name], other[name], band) for name, band in BANDS.items() if name in base]
 
 
 def _mean(values: Floats) -> Floats:

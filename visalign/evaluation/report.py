@@ -19,9 +19,11 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from .exchanges import Exchange
 
-Picture = NDArray[np.uint8]  # (h, w, 3)
+Picture = NDArray[np.uint8]  # (h, w, 3), or a clip (frames, h, w, 3)
 TEMPLATE = "report.html.j2"
 SMALLEST = 128  # pixels: smaller pictures are enlarged by a whole factor, without smoothing
+FRAME = 125  # milliseconds that a page shows each frame of a clip
+STRIP = 4  # frames of a clip that stand side by side on a sheet
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Shot:
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI, enlarged if small."""
+        """The picture as a data URI, enlarged if small; a clip moves."""
         return data_uri(png(enlarged(self.picture)))
 
 
@@ -125,16 +127,26 @@ def data_uri(content: bytes) -> str:
 
 
 def png(picture: Picture) -> bytes:
-    """A picture (h, w, 3) uint8 as PNG bytes."""
+    """A picture (h, w, 3) uint8 as PNG bytes; a clip (frames, h, w, 3) as an animated one, over and over."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", optimize=True)
+    first, *rest = [Image.fromarray(each) for each in picture.reshape(-1, *picture.shape[-3:])]
+    moving = {"save_all": True, "append_images": rest, "duration": FRAME, "loop": 0} if rest else {}
+    first.save(file, "PNG", optimize=True, **moving)
     return file.getvalue()
 
 
 def enlarged(picture: Picture, smallest: int = SMALLEST) -> Picture:
     """The picture, its pixels repeated until its shorter side has at least `smallest`."""
-    factor = max(1, -(-smallest // min(picture.shape[:2])))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    factor = max(1, -(-smallest // min(picture.shape[-3:-1])))
+    return picture.repeat(factor, axis=-3).repeat(factor, axis=-2)
+
+
+def strip(picture: Picture, count: int = STRIP) -> Picture:
+    """A picture as it is; of a clip at most `count` frames in a row, evenly apart, the first and the last among them."""
+    if picture.ndim == 3:
+        return picture
+    chosen = np.linspace(0, len(picture) - 1, min(count, len(picture))).round().astype(int)
+    return np.concatenate(list(picture[chosen]), axis=1)
 
 
 def contact_sheet(cards: Sequence[Card], *, across: int = 3) -> Picture:
@@ -151,7 +163,7 @@ def contact_sheet(cards: Sequence[Card], *, across: int = 3) -> Picture:
 
 def _card(card: Card, margin: int = 8, line: int = 16) -> Picture:
     """One card: the prompt in up to two lines, the model's name above each picture."""
-    shots = [enlarged(shot.picture) for shot in card.shots]
+    shots = [strip(enlarged(shot.picture)) for shot in card.shots]
     side, tall = max(each.shape[1] for each in shots), max(each.shape[0] for each in shots)
     wide = len(shots) * (side + margin) + margin
     canvas = Image.new("RGB", (wide, tall + 3 * line + 3 * margin), "white")
