@@ -23,6 +23,7 @@ SIDES = ("scorers", "trainers", "apps")
 # Every heavy package once, with its rooms (a folder ends in "/"; a room also covers files that it begins).
 HEAVY = {
     "accelerate": ("visalign/training/",),
+    "av": ("visalign/data/films.py",),
     "datasets": ("visalign/data/",),
     "diffusers": ("visalign/models/", "visalign/playground/"),
     "fastapi": ("apps/",),

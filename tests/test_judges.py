@@ -441,7 +441,7 @@ def test_what_is_no_clip_says_so(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"\0\0\0 ftypisom")
     for name, says in {
         "empty": "no frames",
-        "film.mp4": "ffmpeg -i",
+        "film.mp4": "damaged, or no clip",
         "none": "no such file",
         "..": "leads out",
     }.items():

@@ -44,6 +44,7 @@ class Data:
     path: str = ""
     format: str | None = None  # None: told from the file
     resolution: int = between(512, 8)  # pixels of a side
+    frames: int | None = between(None, 1)  # of a clip, of which the first so many are trained on; None: pictures
     ties: Literal["skip", "half"] = "skip"  # half: a tie is a preference of probability 1/2
     prompt_dropout: float = between(0.0, 0.0, 1.0)
     max_bad: float = between(0.01, 0.0, 1.0)  # share of records that may be quarantined

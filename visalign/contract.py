@@ -208,7 +208,10 @@ class View(Protocol):
 
 
 class Encoders(Protocol):
-    """Pictures and prompts to what a denoiser sees. Never trained."""
+    """Pictures or clips and prompts to what a denoiser sees. Never trained.
+
+    A size is (height, width) of pictures and (frames, height, width) of clips, in pixels.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -219,14 +222,19 @@ class Encoders(Protocol):
         """Pixels per latent along a side."""
 
     @property
+    def stride(self) -> int:
+        """Frames of a clip per latent frame after the first, which holds one; 1 where each is encoded by itself."""
+
+    @property
     def wants_time_ids(self) -> bool:
         """Whether the denoiser is told original size and crop, as SDXL's is."""
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the posterior, scaled as the denoiser sees it, of pixels (n, 3, h, w) in [-1, 1]."""
+        """Mean and deviation of the posterior, scaled as the denoiser sees it, of pixels in [-1, 1]: (n, 3, h, w), or
+        (n, 3, f, h, w) of clips."""
 
-    def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """The shape of one latent of a picture of (height, width) pixels."""
+    def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one latent of a picture or clip of this size: (c, h, w) or (c, f, h, w)."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Hidden states (n, tokens, width) and pooled text (n, width), where there is one."""

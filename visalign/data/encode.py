@@ -1,10 +1,10 @@
-"""Every picture through the VAE once, and every prompt through the text encoders once, kept on disk.
+"""Every picture or clip through the VAE once, and every prompt through the text encoders once, kept on disk.
 
-What is kept of a picture is the mean and the deviation of the VAE's posterior, not a sample of it, so that each visit
-draws its own. A picture's key is a hash of everything that changes the value: the file's bytes, the encoders'
-fingerprint, the resolution, the crop, the flip and the dtype. Pictures and prompts go through one at a time: an entry
-is then a function of its input alone, bit for bit, whatever else was missing from the cache (on a CPU a batch is no
-faster, and a VAE fills an accelerator with one picture of 512 pixels).
+What is kept of one is the mean and the deviation of the VAE's posterior, not a sample of it, so that each visit draws
+its own. Its key is a hash of everything that changes the value: the file's bytes, the encoders' fingerprint, the
+resolution, the number of frames, the crop, the flip and the dtype. Pictures and prompts go through one at a time: an
+entry is then a function of its input alone, bit for bit, whatever else was missing from the cache (on a CPU a batch is
+no faster, and a VAE fills an accelerator with one picture of 512 pixels).
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ Progress = Callable[[str, int, int], None]  # ("pictures" or "prompts", done, to
 
 @dataclass(frozen=True)
 class Latent:
-    """The VAE's posterior of one picture, as the denoiser sees it, and where the picture was cut out."""
+    """The VAE's posterior of one picture or clip, as the denoiser sees it, and where that was cut out."""
 
-    mean: Tensor  # (c, h, w)
-    deviation: Tensor  # (c, h, w)
+    mean: Tensor  # (c, h, w), of a clip (c, f, h, w)
+    deviation: Tensor  # (c, h, w), of a clip (c, f, h, w)
     frame: Tensor  # (4,) int64: original height and width, top and left of the crop in the resized picture
+    length: int = 1  # frames of the whole clip, of which the first are encoded
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Encoded:
     """Everything that views need, looked up by item and by text."""
 
     resolution: int
+    frames: int | None  # of a clip, in pixels' time; None: items are pictures
+    stride: int  # of them in a latent frame after the first
     flips: bool
     wants_time_ids: bool
     latent_shape: tuple[int, ...]
@@ -53,9 +56,9 @@ class Encoded:
     _text_keys: Mapping[str, str]
 
     def latent(self, item: str, flipped: bool = False) -> Latent:
-        """The posterior of an item's picture."""
+        """The posterior of an item."""
         row = self._latents[self._keys[item, flipped]]
-        return Latent(row["mean"], row["deviation"], row["frame"])
+        return Latent(row["mean"], row["deviation"], row["frame"], int(row.get("length", 1)))
 
     def text(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         """Hidden states (tokens, width) and pooled text (width,) of a prompt; "" is always there."""
@@ -80,6 +83,7 @@ def encode(
     root: Path,
     cache: Path,
     resolution: int,
+    frames: int | None = None,
     max_bad: float = 0.01,
     flips: bool = False,
     texts_only: bool = False,
@@ -88,24 +92,26 @@ def encode(
 ) -> Encoded:
     """Fill the cache with whatever is missing, and set bad records aside.
 
-    Args: `root` is the folder that items are relative to; `max_bad` the share of records that may be bad (ten always
+    Args: `root` is the folder that items are relative to; `frames` makes items clips, of which the first so many frames
+    are encoded, and a clip that has fewer is a bad record; `max_bad` the share of records that may be bad (ten always
     may); `flips` also encodes every picture mirrored; `texts_only` leaves the pictures alone, for methods that train on
     what the model draws; `dtype` is what latents are kept in.
     Raises DataError when too many records are bad, or none is left.
     """
     if not records:
         raise DataError("there are no records to train on: give a file that holds some")
-    if resolution % encoders.factor:
-        raise DataError(f"resolution {resolution} is not a multiple of the VAE's factor {encoders.factor}")
-    pictures = Pictures(encoders, root, cache, resolution, flips=flips, dtype=dtype)
+    size = _size(encoders, resolution, frames)
+    pictures = Pictures(encoders, root, cache, resolution, frames, flips=flips, dtype=dtype)
     listed, told = cache / "quarantine.jsonl", progress or _silent
     bad = [] if texts_only else _all_pictures(records, pictures, max_bad, listed, told)
     texts, text_keys = _all_texts(records, encoders, cache, told)
     return Encoded(
         resolution=resolution,
+        frames=frames,
+        stride=1 if frames is None else encoders.stride,
         flips=flips,
         wants_time_ids=encoders.wants_time_ids,
-        latent_shape=encoders.latent_shape((resolution, resolution)),
+        latent_shape=encoders.latent_shape(size),
         quarantine=tuple(bad),
         quarantine_file=listed,
         rebuilt=(*pictures.shards.damaged, *texts.damaged),
@@ -114,6 +120,22 @@ def encode(
         _keys=pictures.keys,
         _text_keys=text_keys,
     )
+
+
+def _size(encoders: Encoders, resolution: int, frames: int | None) -> tuple[int, ...]:
+    """(height, width), or (frames, height, width) of clips; DataError for what would not fill whole latents.
+
+    A VAE that is causal in time makes its first latent of one frame and each other of `stride` (Wan's of 4); frames
+    that do not fill the last one it leaves out without a word.
+    """
+    if resolution % encoders.factor:
+        raise DataError(f"resolution {resolution} is not a multiple of the VAE's factor {encoders.factor}")
+    if frames is None:
+        return resolution, resolution
+    if rest := (frames - 1) % encoders.stride:
+        near = f"{frames - rest} and {frames - rest + encoders.stride}"
+        raise DataError(f"frames: {frames} are not {encoders.stride} k + 1, as the VAE takes them; {near} are near")
+    return frames, resolution, resolution
 
 
 def _all_pictures(

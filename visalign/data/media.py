@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from .. import images
 from ..images import ImageError
 
 MAX_BYTES = 256 * 2**20  # of one file, before it is read
@@ -123,10 +125,26 @@ def forget() -> None:
 
 
 @dataclass(frozen=True)
-class Framed:
-    """A picture as the encoder takes it, and where it was cut out."""
+class Still:
+    """A picture's bytes, of which nothing is decoded yet: a clip of one frame."""
 
-    pixels: Tensor  # (3, resolution, resolution) float32 in [-1, 1]
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """A hash of the bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def decoded(self, count: int | None = None) -> tuple[tuple[Image.Image], int]:
+        """The picture, and that it is one. Raises ImageError."""
+        return (images.load(self.data),), 1
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A picture or a clip as the encoder takes it, and where it was cut out."""
+
+    pixels: Tensor  # (3, resolution, resolution) float32 in [-1, 1]; of a clip (3, frames, resolution, resolution)
     original: tuple[int, int]  # height, width of the picture as given
     corner: tuple[int, int]  # top, left of the crop, in pixels of the resized picture
 
@@ -150,3 +168,11 @@ def framed(image: Image.Image, resolution: int, *, flip: bool = False) -> Framed
     left = wide - resolution - left if flip else left
     pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1).float().div(127.5).sub(1.0)
     return Framed(pixels.contiguous(), (height, width), (top, left))
+
+
+def in_a_row(frames: Sequence[Framed]) -> Framed:
+    """The frames of a clip, all cut out in one place; ImageError if they were of different sizes."""
+    if odd := [each.original for each in frames if each.original != frames[0].original]:
+        (height, width), (one, other) = frames[0].original, odd[0]
+        raise ImageError(f"its frames differ in size: {width} x {height} and {other} x {one}")
+    return replace(frames[0], pixels=torch.stack([each.pixels for each in frames], dim=1))

@@ -1,8 +1,7 @@
-"""Items to keys of cached latents: read and framed on threads, encoded in order by the one that asks."""
+"""Items (pictures or clips) to keys of cached latents: read and framed on threads, encoded in order by who asks."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,37 +9,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 
-from .. import images
 from ..contract import Encoders
 from ..images import ImageError
 from ..records import Preference
-from . import media
-from .media import Framed
+from . import clips, media
+from .clips import Clip
+from .media import Framed, Still
 from .quarantine import Bad
 from .shards import FORMAT, Shards, name_of
 
 READERS = 4  # threads
-AHEAD = 16  # records that are read before their turn
+AHEAD = 16  # records that are read before their turn; of clips so many that they hold no more frames
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A picture file that was read: its hash, and what of it must be encoded."""
+    """An item that was read: the hash of its bytes, and what of it must be encoded."""
 
     digest: str
     framed: dict[bool, Framed]  # flipped -> pixels, where the cache has none
+    length: int = 0  # frames of the whole clip, where it was decoded
 
 
 class Pictures:
-    """The latents of pictures in one cache, under one setting; what is missing is encoded on the way."""
+    """The latents of pictures, or of clips' first `frames` frames, in one cache, under one setting.
+
+    What is missing is encoded on the way.
+    """
 
     def __init__(
-        self, encoders: Encoders, root: Path, cache: Path, resolution: int, *, flips: bool, dtype: torch.dtype
+        self,
+        encoders: Encoders,
+        root: Path,
+        cache: Path,
+        resolution: int,
+        frames: int | None = None,
+        *,
+        flips: bool,
+        dtype: torch.dtype,
     ) -> None:
-        self.encoders, self.root, self.resolution, self.dtype = encoders, root, resolution, dtype
-        self.sides = (False, True) if flips else (False,)
-        settings = ("latents", FORMAT, encoders.fingerprint, str(resolution), "lanczos center", str(dtype))
+        self.encoders, self.root, self.resolution, self.frames = encoders, root, resolution, frames
+        self.dtype, self.sides = dtype, (False, True) if flips else (False,)
+        self.ahead = max(1, AHEAD // (frames or 1))
+        size = str(resolution) if frames is None else f"{frames} x {resolution}"
+        settings = ("latents", FORMAT, encoders.fingerprint, size, "lanczos center", str(dtype))
         self.shards = Shards(cache / "latents" / name_of(*settings)[:32])
         self.keys: dict[tuple[str, bool], str] = {}  # (item, flipped) -> key in the shards
         self._digests: dict[str, str] = {}
@@ -52,7 +66,7 @@ class Pictures:
         try:
             for record in records:
                 waiting.append((record, [pool.submit(self._read, item) for item in record.items]))
-                if len(waiting) > AHEAD:
+                if len(waiting) > self.ahead:
                     yield self._take(*waiting.popleft())
             while waiting:
                 yield self._take(*waiting.popleft())
@@ -68,7 +82,8 @@ class Pictures:
             except ImageError as error:
                 return record, Bad(record.key, str(error), item)
             if digest in owners:
-                return record, Bad(record.key, f"the same picture as {owners[digest]}", item)
+                same = "picture" if self.frames is None else "clip"
+                return record, Bad(record.key, f"the same {same} as {owners[digest]}", item)
             owners[digest] = item
         return record, None
 
@@ -76,27 +91,37 @@ class Pictures:
         """On a thread: the bytes, their hash, and the pixels of what the cache has not."""
         if item in self._digests:
             return _Read(self._digests[item], {})
-        data = media.fetch(item, self.root)
-        digest = hashlib.sha256(data).hexdigest()
+        found = self._fetched(item)
+        digest = found.digest
         missing = [flip for flip in self.sides if _key(digest, flip) not in self.shards]
-        image = images.load(data) if missing else None
-        return _Read(digest, {flip: media.framed(image, self.resolution, flip=flip) for flip in missing if image})
+        frames, length = found.decoded(self.frames) if missing else ((), 0)
+        return _Read(digest, {flip: self._framed(frames, flip) for flip in missing}, length)
+
+    def _fetched(self, item: str) -> Still | Clip:
+        if self.frames is None:
+            return Still(media.fetch(item, self.root))
+        return clips.fetched(item, self.root, self.frames)
+
+    def _framed(self, frames: Sequence[Image], flip: bool) -> Framed:
+        cut = [media.framed(each, self.resolution, flip=flip) for each in frames]
+        return cut[0] if self.frames is None else media.in_a_row(cut)
 
     def _encoded(self, item: str, read: _Read) -> str:
         """The hash of an item's bytes, once every side of it is in the cache."""
         for flip, framed in read.framed.items():
             if _key(read.digest, flip) not in self.shards:  # another item of the same content may have come first
-                self._encode(_key(read.digest, flip), framed)
+                self._encode(_key(read.digest, flip), framed, read.length)
         self.keys.update({(item, flip): _key(read.digest, flip) for flip in self.sides})
         self._digests[item] = read.digest
         return read.digest
 
-    def _encode(self, key: str, framed: Framed) -> None:
+    def _encode(self, key: str, framed: Framed, length: int) -> None:
         mean, deviation = self.encoders.encode_images(framed.pixels[None])
         row = {"mean": mean[0].to(self.dtype), "deviation": deviation[0].to(self.dtype)}
         if not all(bool(value.isfinite().all()) for value in row.values()):
             raise ImageError(f"its latent is not finite in {self.dtype}")
-        self.shards.add(key, row | {"frame": torch.tensor([*framed.original, *framed.corner], dtype=torch.int64)})
+        row["frame"] = torch.tensor([*framed.original, *framed.corner], dtype=torch.int64)
+        self.shards.add(key, row if self.frames is None else row | {"length": torch.tensor(length)})
 
 
 def _key(digest: str, flip: bool) -> str:
