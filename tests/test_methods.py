@@ -17,10 +17,10 @@ from visalign.training.learner import Step
 EVERY = sorted([*methods.DENOISING, *methods.VARIANTS])
 # A batch's numbers enter each record's loss, as the method's paper wants it (its docstring says so).
 COUPLED: set[str] = {"diffusion_kto", "dragon by kto", "dragon unpaired"}
-PREDICTIONS = ("epsilon", "v_prediction", "flow")
+EACH = [(name, prediction) for name in EVERY for prediction in methods.predictions(name)]
 
 
-def lost(name: str, given: Any, prediction: str = "epsilon", **model: Any) -> tuple[Any, Any]:
+def lost(name: str, given: Any, prediction: str | None = None, **model: Any) -> tuple[Any, Any]:
     """The loss of a fresh method and the denoiser that it was asked of."""
     denoiser = methods.model_of(name, prediction, **model)
     return Step(methods.method(name), denoiser)(given), denoiser
@@ -33,8 +33,7 @@ def gradient(loss: Any, model: Any) -> Tensor:
     return torch.cat([each.flatten() for each in found])
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(("name", "prediction"), EACH)
 def test_the_first_step_has_a_gradient(name: str, prediction: str) -> None:
     """Also where policy and reference are still the same."""
     made = methods.method(name)

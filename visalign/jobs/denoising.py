@@ -121,6 +121,7 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     """Method, model folder, encoded records, view and denoiser of a run."""
     method: Method = registry.build("method", run.method)
     folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
+    needs.check_path(run.method["name"], method, folder.process)
     records, root = read_records(run)
     needs.check(run.method["name"], method, records, ties=run.data.ties)
     with screen.stage(f"load the encoders of {run.model.folder}"):

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import registry
+from .. import needs, registry
 from ..config import ConfigError, Run
 from ..models import architectures, attention, cost
 from ..models.family import Family
@@ -33,15 +33,18 @@ class Base:
 def of(run: Run) -> Plan:
     """The cost of a run that trains a denoiser."""
     method: Method = registry.build("method", run.method)
-    base = known(run)
+    base = known(run, method)
     shape = shaped(run, method, base)
     told = cost.estimate(shape)
     rows = [*of_step(run, told), *of_data(run, shape), *of_attention(run, shape)]
     return Plan("What it costs", rows, f"{base.said} No weight was loaded.")
 
 
-def known(run: Run) -> Base:
-    """The model folder's own config; for a published model that is not here, its public shape."""
+def known(run: Run, method: Method) -> Base:
+    """The model folder's own config; for a published model that is not here, its public shape.
+
+    ConfigError if the folder's model is not of the kind that the method trains.
+    """
     try:
         folder = Folder.open(run.model.folder)
     except FolderError:
@@ -50,6 +53,7 @@ def known(run: Run) -> Base:
         found = architectures.KNOWN[run.model.folder]
         said = f"{run.model.folder} is not on this machine: these are the published numbers of {found.name}."
         return Base(found.family, dict(found.config), found.factor, found.tokens, said)
+    needs.check_path(run.method["name"], method, folder.process)
     text = json.loads((folder.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
     tokens = int(text.get("max_position_embeddings", 77))
     return Base(
