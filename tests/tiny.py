@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AnimateDiffPipeline,
     AutoencoderKL,
     DDIMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNetMotionModel,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -78,6 +80,17 @@ def unet(context: int, pooled: int | None = None, **changes: Any) -> UNet2DCondi
     return UNet2DConditionModel(**settings | changes)
 
 
+def motion_unet(context: int) -> UNetMotionModel:
+    """Of clips of at most 8 frames; the motion modules' last layers are not at zero."""
+    return UNetMotionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), cross_attention_dim=context,
+        num_attention_heads=2, norm_num_groups=8, motion_num_attention_heads=2, motion_max_seq_length=8,
+        use_motion_mid_block=False,
+    )  # fmt: skip
+
+
 def vae() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
@@ -94,13 +107,19 @@ def scheduler(prediction: str) -> DDIMScheduler:
 
 
 def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
-    """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections) or sdxl (two text encoders)."""
+    """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections), sdxl (two text encoders), or of
+    clips: animatediff (v)."""
     torch.manual_seed(seed)
     reader = tokenizer(path / "reader")
     if family == "sdxl":
         pipe: Any = StableDiffusionXLPipeline(
             vae=vae(), text_encoder=text_encoder(reader, 16), text_encoder_2=text_encoder(reader, 24, projected=True),
             tokenizer=reader, tokenizer_2=reader, unet=unet(40, pooled=24), scheduler=scheduler("epsilon"),
+        )  # fmt: skip
+    elif family == "animatediff":
+        pipe = AnimateDiffPipeline(
+            vae=vae(), text_encoder=text_encoder(reader, 32), tokenizer=reader, unet=motion_unet(32),
+            motion_adapter=None, scheduler=scheduler("v_prediction"),
         )  # fmt: skip
     else:
         kind: dict[str, Any] = {"use_linear_projection": True, "attention_head_dim": (2, 4)} if family == "sd21" else {}

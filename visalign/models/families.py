@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from ..batches import Condition
+from .animatediff import ANIMATEDIFF
 from .family import Family
 from .stable_diffusion import SD, SDXL
 
-KNOWN = (SD, SDXL)
+KNOWN = (SD, SDXL, ANIMATEDIFF)
 PIPELINES: Mapping[str, Family] = {family.pipeline: family for family in KNOWN}
 NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(KNOWN)}
 

@@ -35,8 +35,4 @@ class Family:
     example: Callable[[Config, tuple[int, ...], int], tuple[Tensor, Condition]]  # one latent and condition, on meta
     targets: tuple[str, ...] = ATTENTION  # the ends of the names of the layers that a LoRA adapts
     time_ids: bool = False  # whether it is told original size and crop, as SDXL is
-
-    @property
-    def clips(self) -> bool:
-        """Whether it draws clips."""
-        return False
+    clips: bool = False  # whether it draws clips
