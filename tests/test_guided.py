@@ -37,7 +37,7 @@ class Oracle:
     def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         self.asked.append(t)
         a, s = self.process.coefficients(t, x_t)
-        return self.process.noised(self.x0, (x_t - a * self.x0) / s, t).target  # type: ignore[no-any-return]
+        return self.process.noised(self.x0, (x_t - a * self.x0) / s, t).target
 
     def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         raise AssertionError("takes are the policy's")
@@ -116,8 +116,8 @@ def test_a_batch_is_its_records_whatever_their_levels(prediction: str) -> None:
     together = guided_takes(model, x, told, untold, draw, steps=8, levels=(0.2, 0.8))
     for row in range(4):
         one = replace(draw, keys=draw.keys[row : row + 1], visits=(0,))
-        only = [methods.rows_of(each, [row]) for each in (told, untold)]
-        alone = guided_takes(model, x[row : row + 1], *only, one, steps=8, levels=(0.2, 0.8))
+        mine, nothing = (methods.rows_of(each, [row]) for each in (told, untold))
+        alone = guided_takes(model, x[row : row + 1], mine, nothing, one, steps=8, levels=(0.2, 0.8))
         assert torch.allclose(alone.x[0], together.x[row], atol=1e-10)
         assert torch.equal(alone.level[0], together.level[row])
 
