@@ -16,9 +16,10 @@ from visalign.models import states
 from visalign.scoring import Spec
 
 from .affine import Affine, collapsed
-from .clip import DTYPES, PathLike, Unprompted
+from .clip import PathLike, Unprompted
 from .hf_clip import SHAPES, HfClip, hf_clip_network
 from .preprocess import CROPPED, Crop
+from .running import one_of, running
 
 FILE = "model.safetensors"
 V2_LAYERS = tuple(f"layers.{number}" for number in (0, 2, 4, 6, 7))
@@ -75,10 +76,11 @@ class Aesthetic(Unprompted):
         batch: int = 32,
         allow_download: bool = False,
     ) -> None:
-        chosen, repo = VERSIONS[version], CLIPS[model]
-        rating = head(Path(weights).expanduser(), chosen.layers).to(device)
+        run, chosen = running(device, dtype, batch), VERSIONS[one_of("version", version, VERSIONS)]
+        repo = CLIPS[one_of("model", model, CLIPS)]
+        rating = head(Path(weights).expanduser(), chosen.layers, chosen.source).to(run.device)
         path = states.located(clip, repo, FILE, allow_download=allow_download)
-        towers = HfClip(hf_clip_network(path, config or SHAPES[model], DTYPES[dtype]).to(device))
+        towers = HfClip(hf_clip_network(path, config or SHAPES[model], run.dtype).to(run.device))
         size = towers.network.config.vision_config.image_size
         super().__init__(self.describe(version, model), towers, Crop(size), rating, batch=batch)
 
@@ -99,8 +101,8 @@ class Aesthetic(Unprompted):
         )
 
 
-def head(path: Path, layers: Sequence[str]) -> Affine:
-    """The affine map of a predictor's file."""
+def head(path: Path, layers: Sequence[str], source: str) -> Affine:
+    """The affine map of a predictor's file, which `source` offers."""
     if not path.is_file():
-        raise states.WeightsError(f"no weights at {path}: give the predictor's own file, {VERSIONS['2'].source}")
+        raise states.WeightsError(f"no weights at {path}: give the predictor's own file, {source}")
     return collapsed(states.read(path), layers, str(path))

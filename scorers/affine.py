@@ -22,7 +22,7 @@ class Affine:
         """(n,) of (n, d)."""
         return (features.float() * self.weight).sum(-1) + self.bias  # not a matrix product: equal in every batch
 
-    def to(self, device: str) -> Affine:
+    def to(self, device: torch.device) -> Affine:
         """The same map elsewhere."""
         return Affine(self.weight.to(device), self.bias.to(device))
 

@@ -12,7 +12,9 @@ from typing import Any
 from .chat import Answer, Token
 
 MARKUP = " \t\r\n*_`'\"()[]{}.,:;!▁Ġ"  # around a letter or a number; the last two are how tokenizers write a space
-THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # also one that was cut off
+THOUGHT = re.compile(  # also one that the chat template opened, and one that was cut off
+    r"\A(?:(?!<think>).)*?</think>|<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE
+)
 NAMED = r"\b(?:answer|verdict|rating|score)\b(?:\s+is)?[\s:=*]+(LABEL)\b(?![.,]?\d)"
 QUOTED = 80  # characters of an answer in a reason
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 
 from visalign.images import Picture
 from visalign.models import states
-from visalign.scoring import ByScore, Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec, several
 
 from . import reading
-from .preprocess import Geometry, checked
+from .preprocess import Geometry, asked, checked
+from .running import full_precision
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PathLike = str | os.PathLike[str]
 Tokenizer = Callable[[list[str]], Tensor]  # prompts -> (n, context) token ids, cut to the context
 
@@ -50,7 +49,7 @@ class Towers(Protocol):
         """exp(logit_scale), the factor of the cosine in the softmax that the network was trained with."""
 
 
-class Cosine:
+class Cosine(Prefers):
     """A scorer: `value` of the cosine of image and prompt, computed in float32.
 
     Args:
@@ -89,22 +88,24 @@ class Cosine:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """One number a sample; prompts longer than the context are cut, and counted in `truncated`."""
-        prompts = self._worded([each.prompt for each in samples])
-        found = reading.scores(samples, self.geometry, self._values, batch=self.batch, device=self.device)
-        return replace(found, truncated=self.texts.cut(prompts))
+        return reading.scores(
+            samples, self.geometry, self._values, batch=self.batch, device=self.device,
+            cut=lambda prompts: self.texts.cut(self._worded(prompts)),
+        )  # fmt: skip
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph."""
-        return self._values(self.geometry.pixels(checked(pixels)), list(prompts))
+        return self._values(self.geometry.pixels(checked(pixels)), asked(pixels, prompts))
 
     @torch.no_grad()
+    @full_precision()
     def score_matrix(self, images: Sequence[Picture], prompts: Sequence[str]) -> Tensor:
         """(images, prompts): one pass an image and one a prompt; NaN in the row of an image that cannot be read."""
-        encode = self.towers.images
+        encode, texts = self.towers.images, self._worded(several(prompts))
         rows, found = reading.features(images, self.geometry, encode, batch=self.batch, device=self.device)
-        table = torch.full((len(images), len(prompts)), torch.nan)
-        if rows:
-            table[rows] = self.value(found @ self.texts(self._worded(prompts)).T).cpu()
+        table = torch.full((len(images), len(texts)), torch.nan)
+        if rows and texts:
+            table[rows] = self.value(found @ self.texts(texts).T).cpu()
         return table
 
     @torch.no_grad()
@@ -117,10 +118,7 @@ class Cosine:
             table[rows] = found.cpu()
         return table
 
-    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
-        """P(first is better), (n,), at the temperature that the network was trained with."""
-        return ByScore(self, self.spec.temperature or 0.0).prefer(first, second)
-
+    @full_precision()
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         texts = self.texts(self._worded(prompts))
         return self.value((self.towers.images(pixels) * texts).sum(-1))
@@ -129,7 +127,7 @@ class Cosine:
         return [self.template.replace("{}", each) for each in prompts]
 
 
-class Unprompted:
+class Unprompted(Prefers):
     """A scorer that reads no prompt: `value` of the unit vectors of an image tower, computed in float32.
 
     Args:
@@ -160,6 +158,7 @@ class Unprompted:
         """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph; prompts are not read."""
         return self._values(self.geometry.pixels(checked(pixels)), prompts)
 
+    @full_precision()
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.value(self.towers.images(pixels))
 

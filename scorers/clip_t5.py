@@ -22,6 +22,7 @@ from .clip import device_of, dtype_of, frozen
 from .hf_clip import with_positions
 from .image_reward import read_tokenizer
 from .preprocess import MEAN, Crop
+from .running import Running
 
 HUMAN, PICTURE, BOT = "USER", "<image>", "ASSISTANT"  # of the Vicuna chat, which the weights were tuned in
 OPENING = (
@@ -41,12 +42,12 @@ class ClipT5:
     and weights under the released names, in one file or several.
     """
 
-    def __init__(self, folder: Path, tokenizer: Any, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, folder: Path, tokenizer: Any, run: Running) -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.tokenizer = read_tokenizer(folder if tokenizer is None else tokenizer, False)
         self.network: Any = empty(config)
-        states.load_into(self.network, renamed(vlm.gathered(folder)), str(folder), dtype)
-        with_positions(frozen(self.network)).to(device)
+        states.load_into(self.network, renamed(vlm.gathered(folder)), str(folder), run.dtype)
+        with_positions(frozen(self.network)).to(run.device)
         self.crop = Crop(int(config.get("vision_config", EYE)["image_size"]))
 
     def clean(self, prompt: str) -> str:

@@ -17,9 +17,10 @@ from visalign.models import states
 from visalign.scoring import Spec
 
 from . import reading
-from .clip import DTYPES, Cosine, PathLike, Tokenizer, Unprompted
+from .clip import Cosine, PathLike, Tokenizer, Unprompted
 from .hf_clip import HfClip, hf_clip_network
 from .preprocess import CROPPED, Crop
+from .running import one_of, running
 
 FILE = "model.safetensors"
 WEIGHT = 2.5  # w of eq. 1
@@ -91,9 +92,9 @@ class CLIPScore(Cosine):
         batch: int = 32,
         allow_download: bool = False,
     ) -> None:
-        chosen = VARIANTS[variant]
+        run, chosen = running(device, dtype, batch), VARIANTS[one_of("variant", variant, VARIANTS)]
         path = states.located(weights, chosen.repo, FILE, allow_download=allow_download)
-        towers = HfClip(hf_clip_network(path, config or chosen.shape, DTYPES[dtype]).to(device), tokenizer)
+        towers = HfClip(hf_clip_network(path, config or chosen.shape, run.dtype).to(run.device), tokenizer)
         spec = replace(self.describe(variant), context=towers.context)
         size = towers.network.config.vision_config.image_size
         super().__init__(spec, towers, Crop(size), value=VALUES[variant], template=chosen.template, batch=batch)
@@ -135,9 +136,9 @@ class CLIPIQA(Unprompted):
         batch: int = 32,
         allow_download: bool = False,
     ) -> None:
-        repo = VARIANTS["torchmetrics"].repo
+        run, repo = running(device, dtype, batch), VARIANTS["torchmetrics"].repo
         path = states.located(weights, repo, FILE, allow_download=allow_download)
-        towers = HfClip(hf_clip_network(path, config, DTYPES[dtype]).to(device), tokenizer)
+        towers = HfClip(hf_clip_network(path, config, run.dtype).to(run.device), tokenizer)
         size = towers.network.config.vision_config.image_size
         super().__init__(self.describe(), towers, Crop(size), self._good, batch=batch)
         self.anchors = reading.Remembered(towers.texts)(anchors)

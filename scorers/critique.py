@@ -16,13 +16,13 @@ from visalign.images import ImageError
 from visalign.models.critic import criticism, with_head
 from visalign.models.reading import Asked, Unreadable
 from visalign.models.seeing import SeeingFolder
-from visalign.scoring import Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from . import vlm
 from .clip import PathLike
 
 
-class Critique:
+class Critique(Prefers):
     """How good an answer about a picture is, by a model that says first what it makes of it (arXiv 2502.10391).
 
     The critique is written greedily and then read with the answer, its end mark behind it, whether the model came to an

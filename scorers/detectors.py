@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .clip import DTYPES, PathLike
+from .clip import PathLike
 from .detection import Box, Detection, Seen
+from .running import running
 
 WORDS = ("owlvit", "owlv2")  # model types that look for what they are told
 OUTLINES = ("mask2former",)
@@ -45,11 +46,10 @@ class TransformersDetector:
         self.folder = Path(folder).expanduser()
         if not (self.folder / "config.json").is_file():
             raise ValueError(f"no detector at {folder}: give the folder of a transformers model")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+        run = running(device, dtype)
         self.least, self.words, self.kind = least, list(words), _kind(self.folder, words)
-        self.network, self.processor = _loaded(self.folder, self.kind, DTYPES[dtype])
-        self.network.to(device).eval().requires_grad_(False)
+        self.network, self.processor = _loaded(self.folder, self.kind, run.dtype)
+        self.network.to(run.device).eval().requires_grad_(False)
         known = self.words or [name for _, name in sorted(self.network.config.id2label.items())]
         if unknown := set(names or {}) - set(known):
             raise ValueError(f"names speaks of {sorted(unknown)[0]!r}; the detector knows {', '.join(known)}")

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from visalign import images
-from visalign.scoring import ByScore, Sample, Scores, Spec, picture
+from visalign.scoring import Prefers, Sample, Scores, Spec, picture
 
 from . import vlm
-from .clip import DTYPES, PathLike
+from .clip import PathLike
+from .running import one_of, running
 
 MARK = "<|Reward|>"
 ASPECTS = {"following": "INSTRUCTION_EDIT_FOLLOWING", "quality": "INSTRUCTION_EDIT_QUALITY"}  # names in released code
@@ -29,7 +30,7 @@ TOKENS = 256  # of each picture, about
 Pooling = Literal["mean", "min", "sum"]
 
 
-class EditReward:
+class EditReward(Prefers):
     """How good an edit is: `Sample.source` before, `Sample.image` after, the instruction as prompt.
 
     Args:
@@ -51,20 +52,20 @@ class EditReward:
         batch: int = 4,
         name: str = "edit_reward",
     ) -> None:
-        if pooling not in ("mean", "min", "sum"):
-            raise ValueError(f"pooling is mean, min or sum, got {pooling!r}")
+        run = running(device, dtype, batch)
+        self.pooling = one_of("pooling", pooling, get_args(Pooling))
         sources = wording if isinstance(wording, Mapping) else dict.fromkeys(ASPECTS, wording)
         if sources.keys() != ASPECTS.keys():
             raise ValueError(f"the wording is of {' and '.join(ASPECTS)}, got {', '.join(sources) or 'none'}")
         self.wordings = [vlm.wording(sources[each], (known, ENDING), [MARK]) for each, known in ASPECTS.items()]
         state = vlm.renamed(vlm.gathered(Path(weights).expanduser()))
         where = str(weights)
-        self.model = vlm.Marked(base, state, where, marks=[MARK], tokens=TOKENS, dtype=DTYPES[dtype], device=device)
+        self.model = vlm.Marked(base, state, where, marks=[MARK], tokens=TOKENS, run=run)
         self.heads = [
-            vlm.load_head(vlm.ranked_head(self.model.width, 2), state, f"rm_heads.head_{place}.", where, device)
+            vlm.load_head(vlm.ranked_head(self.model.width, 2), state, f"rm_heads.head_{place}.", where, run)
             for place in range(len(ASPECTS))
         ]
-        self.pooling, self.batch, self.name = pooling, batch, name
+        self.batch, self.name = batch, name
         self.spec = replace(vlm.worded(self.describe(pooling), *self.wordings), name=name)
 
     @staticmethod
@@ -88,10 +89,6 @@ class EditReward:
         values, sigma = pooled(means, logs, self.pooling)
         aspects = {name: means[:, place] for place, name in enumerate(ASPECTS)}
         return Scores(values, aspects, sigma, values.isfinite(), reasons=reasons)
-
-    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
-        """1 where the first has the higher score, 0 where the second has, 1/2 on a draw."""
-        return ByScore(self).prefer(first, second)
 
     def _shown(self, sample: Sample) -> tuple[list[str], list[Image.Image]]:
         if sample.source is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visalign import config, transforms
-from visalign.scoring import ByScore, Sample, Scorer, Scores, Specified
+from visalign.scoring import ByScore, Prefers, Sample, Scorer, Scores, Spec, Specified
 from visalign.transforms import COMBINATIONS, TRANSFORMS, Transform
 
 MEMBER = ("scorer", "transform", "weight", "temperature")
@@ -71,7 +72,7 @@ def transform_of(spec: Any) -> Transform | None:
 
 
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(Prefers):
     """A scorer made of scorers. A sample that one of them cannot judge is invalid, whatever the others say.
 
     Args:
@@ -96,6 +97,20 @@ class Ensemble:
         if again := [each for each in named if named.count(each) > 1]:
             raise ValueError(f"two members are named {again[0]!r}: give each a name of its own")
         object.__setattr__(self, "members", members)
+
+    @property
+    def spec(self) -> Spec:
+        """What its members read and are made of, together."""
+        known = [each.scorer.spec for each in self.members if isinstance(each.scorer, Specified)]
+        plain = [("prompt", "image")] if len(known) < len(self.members) else []
+        return Spec(
+            self.name,
+            scale=f"{self.combine} of {', '.join(each.scorer.name for each in self.members)}",
+            range=(-math.inf, math.inf),
+            files=tuple(dict.fromkeys(file for each in known for file in each.files)),
+            license="; ".join(dict.fromkeys(each.license for each in known if each.license)),
+            reads=tuple(dict.fromkeys(part for reads in [*plain, *(each.reads for each in known)] for part in reads)),
+        )
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Combined values, each member's transformed values as aspects, and their deviation as sigma."""

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from visalign.models import states
 from visalign.scoring import Spec
 
-from .clip import DTYPES, Cosine, OpenClip, PathLike, Tokenizer, open_clip_config, open_clip_network
+from .clip import Cosine, OpenClip, PathLike, Tokenizer, open_clip_config, open_clip_network
 from .preprocess import Letterbox
+from .running import one_of, running
 
 REPO = "xswu/HPSv2"
 FILES = {"2.0": "HPS_v2_compressed.pt", "2.1": "HPS_v2.1_compressed.pt"}
@@ -53,9 +54,9 @@ class HPSv2(Cosine):
         name: str | None = None,
         allow_download: bool = False,
     ) -> None:
-        file = FILES[version]
+        run, file = running(device, dtype, batch), FILES[one_of("version", version, FILES)]
         path = states.located(weights, REPO, file, allow_download=allow_download)
-        network = open_clip_network(config, path, DTYPES[dtype]).to(device)
+        network = open_clip_network(config, path, run.dtype).to(run.device)
         towers = OpenClip(network, tokenizer)
         size = open_clip_config(config)["vision_cfg"].get("image_size", 224)
         spec = replace(

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from visalign.losses.rewards import gaussian_likelihood
 from visalign.models import states
-from visalign.scoring import Sample, Scores, Spec, picture
+from visalign.scoring import Sample, Scores, Spec, compared, picture
 
 from . import vlm
-from .clip import DTYPES, PathLike
+from .clip import PathLike
+from .running import running
 
 REPO, FILE = "MizzenAI/HPSv3", "HPSv3.safetensors"
 MARK = "<|Reward|>"
@@ -47,11 +48,12 @@ class HPSv3:
         batch: int = 8,
         allow_download: bool = False,
     ) -> None:
+        run = running(device, dtype, batch)
         self.wording, self.batch = vlm.wording(wording, NAMES, [MARK]), batch
         path = states.located(weights, REPO, FILE, allow_download=allow_download)
         state, where = vlm.renamed(vlm.gathered(path)), str(path)
-        self.model = vlm.Marked(base, state, where, marks=[MARK], tokens=TOKENS, dtype=DTYPES[dtype], device=device)
-        self.head = vlm.load_head(vlm.ranked_head(self.model.width, 2), state, "rm_head.", where, device)
+        self.model = vlm.Marked(base, state, where, marks=[MARK], tokens=TOKENS, run=run)
+        self.head = vlm.load_head(vlm.ranked_head(self.model.width, 2), state, "rm_head.", where, run)
         self.spec = vlm.worded(self.describe(), self.wording)
         self.name = self.spec.name
 
@@ -77,6 +79,7 @@ class HPSv3:
 
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """P(first is better), (n,): the logistic of the gap, averaged over both rewards' distributions."""
+        compared(first, second)
         left, right = self._table(first)[0], self._table(second)[0]
         return (-gaussian_likelihood(left[:, 0], right[:, 0], left[:, 1], right[:, 1])).exp()
 

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from visalign.models import states
-from visalign.scoring import ByScore, Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from . import reading
 from .affine import Affine, collapsed
-from .clip import DTYPES, PathLike, device_of, dtype_of, frozen
+from .clip import PathLike, device_of, dtype_of, frozen
 from .hf_clip import official, with_positions
-from .preprocess import CROPPED, Crop, checked
+from .preprocess import CROPPED, Crop, asked, checked
+from .running import full_precision, running
 
 REPO = "THUDM/ImageReward"
 FILE = "ImageReward.pt"
@@ -54,7 +54,7 @@ RENAMED = (
 )
 
 
-class ImageReward:
+class ImageReward(Prefers):
     """(raw - 0.167) / 1.033: about -2.3 … 2, higher is better.
 
     Args:
@@ -75,12 +75,13 @@ class ImageReward:
         batch: int = 32,
         allow_download: bool = False,
     ) -> None:
+        run = running(device, dtype, batch)
         path = states.located(weights, REPO, FILE, allow_download=allow_download)
         blip, head = parts(states.read(path), str(path))
         self.network, size = empty_blip(config or {})
-        states.load_into(self.network, blip, str(path), DTYPES[dtype])
-        with_positions(frozen(self.network)).to(device)
-        self.head = head.to(device)
+        states.load_into(self.network, blip, str(path), run.dtype)
+        with_positions(frozen(self.network)).to(run.device)
+        self.head = head.to(run.device)
         self.tokenizer = read_tokenizer(tokenizer, allow_download)
         self.geometry, self.batch = Crop(size, halves="even"), batch
         self.tokens = reading.Remembered(self._tokens)
@@ -105,17 +106,12 @@ class ImageReward:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """One number a sample; prompts longer than 35 tokens are cut, and counted in `truncated`."""
-        device = device_of(self.network)
-        found = reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
-        return replace(found, truncated=self.tokens.cut([each.prompt for each in samples]))
+        device, cut = device_of(self.network), self.tokens.cut
+        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device, cut=cut)
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph."""
-        return self._values(self.geometry.pixels(checked(pixels)), list(prompts))
-
-    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
-        """P(first is better), (n,)."""
-        return ByScore(self, 1 / STD).prefer(first, second)
+        return self._values(self.geometry.pixels(checked(pixels)), asked(pixels, prompts))
 
     def _tokens(self, prompts: list[str]) -> tuple[Tensor, Sequence[bool]]:
         """(n, 35) ids, padded, and which prompts were cut."""
@@ -125,6 +121,7 @@ class ImageReward:
         )["input_ids"]  # fmt: skip
         return ids, [len(each) > CONTEXT for each in whole]
 
+    @full_precision()
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         ids = self.tokens(prompts).to(pixels.device)
         seen = self.network["vision"](pixel_values=pixels.to(dtype_of(self.network))).last_hidden_state

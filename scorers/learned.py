@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ from torch import Tensor
 from visalign.batches import Comparisons
 from visalign.contract import Rated
 from visalign.draws import Draws
-from visalign.scoring import Sample, Scores
+from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from .clip import PathLike
 from .reading import batches
+from .running import full_precision, running
 from .trainable import HEAD, OpenClipReward
 
 
-class Learned:
+class Learned(Prefers):
     """The score of each picture for its prompt; a gap's sigmoid is P(first is better). Gaussian heads give a sigma.
 
     Users that the model does not know, and `general` heads, which only compare, are refused.
@@ -30,7 +32,7 @@ class Learned:
     """
 
     def __init__(self, weights: PathLike, *, device: str = "cpu", batch: int = 64) -> None:
-        folder = Path(weights).expanduser()
+        run, folder = running(device, batch=batch), Path(weights).expanduser()
         said = folder / HEAD
         if not said.is_file():
             raise ValueError(f"{folder} is no published reward model: it has no {HEAD}")
@@ -39,10 +41,20 @@ class Learned:
             raise ValueError("a general preference model compares pictures and gives none of them a score")
         self.users: dict[str, int] = about["users"]
         made = OpenClipReward(str(folder), geometry=about["geometry"], head=about["head"])
-        self.model = made.to(device).eval().requires_grad_(False)
-        self.name, self.device, self.batch = folder.resolve().parent.name, torch.device(device), batch
+        self.model = made.to(run.device).eval().requires_grad_(False)
+        self.name, self.device, self.batch = folder.resolve().parent.name, run.device, batch
+        self.spec = Spec(
+            self.name,
+            scale=f"reward, by a {about['head'].get('name', 'cosine')} head",
+            range=(-math.inf, math.inf),
+            files=(str(folder),),
+            temperature=1.0,
+            reads=("user", "prompt", "image") if self.users else ("prompt", "image"),
+            preprocessing=f"{about['geometry']}, CLIP's normalization",
+        )
 
     @torch.no_grad()
+    @full_precision()
     def score(self, samples: Sequence[Sample]) -> Scores:
         """One number a sample; what cannot be read is invalid, with its reason."""
         if self.users and (unknown := [each.user for each in samples if each.user not in self.users]):

@@ -13,12 +13,12 @@ from torch import Tensor
 from visalign import registry
 from visalign.evaluation.sets import Embedder
 from visalign.images import Misuse
-from visalign.scoring import Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-class Likeness:
+class Likeness(Prefers):
     """(mean cosine + 1) / 2 to the pictures of a folder, in [0, 1]: how well a subject is met (RPO, arXiv 2407.12164).
 
     Args:

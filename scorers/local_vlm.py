@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from .chat import Answer, Question, Sampling, Token
-from .clip import DTYPES, PathLike
+from .clip import PathLike
+from .running import running
 
 BLOCK = 2**20  # bytes
 
@@ -32,16 +33,15 @@ class LocalVLM:
         self.folder = Path(folder).expanduser()
         if not (self.folder / "config.json").is_file():
             raise ValueError(f"no vision-language model at {folder}: give the folder of a transformers model")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, got {dtype!r}")
+        run = running(device, dtype)
         self.processor: Any = transformers.AutoProcessor.from_pretrained(self.folder, local_files_only=True)
         self.network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-            self.folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
+            self.folder, dtype=run.dtype, use_safetensors=True, local_files_only=True
         )
-        self.network.to(device).eval().requires_grad_(False)
+        self.network.to(run.device).eval().requires_grad_(False)
         self.identity: Mapping[str, Any] = {
             "kind": "local", "model": self.folder.name, "files": digest(self.folder), "dtype": dtype,
-            "device": torch.device(device).type, "transformers": transformers.__version__, "torch": torch.__version__,
+            "device": run.device.type, "transformers": transformers.__version__, "torch": torch.__version__,
         }  # fmt: skip
 
     def chat(self, questions: Sequence[Question], sampling: Sampling) -> Iterator[tuple[int, Answer]]:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visalign.models import states
-from visalign.scoring import ByScore, Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from . import reading
-from .clip import DTYPES, PathLike, Tokenizer, device_of, dtype_of, frozen, unit_vectors
+from .clip import PathLike, Tokenizer, device_of, dtype_of, frozen, unit_vectors
 from .hf_clip import HfClip, empty_clip, official, with_positions
-from .preprocess import CROPPED, Crop, checked
+from .preprocess import CROPPED, Crop, asked, checked
+from .running import full_precision, one_of, running
 
 SOURCE = "github.com/Kwai-Kolors/MPS: MPS_overall_checkpoint.pth"
 OVERALL = (
@@ -35,7 +36,7 @@ OVERALL = (
 KEPT = 256  # prompts; of each all token states are remembered, 0.3 MB
 
 
-class MPS:
+class MPS(Prefers):
     """exp(logit_scale) * cosine of the prompt and the image as the prompt's relevant words see it; about 5 … 15.
 
     Args:
@@ -65,10 +66,11 @@ class MPS:
     ) -> None:
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must be at least 0 and below 1, got {threshold}")
-        self.network = network(Path(weights).expanduser(), config, layers, heads, DTYPES[dtype]).to(device)
+        run, self.variant = running(device, dtype, batch), one_of("variant", variant, ("sample", "batch"))
+        self.network = network(Path(weights).expanduser(), config, layers, heads, run.dtype).to(run.device)
         frozen(self.network)
         self.towers = HfClip(self.network["clip"], tokenizer)
-        self.variant, self.threshold, self.batch = variant, threshold, batch
+        self.threshold, self.batch = threshold, batch
         self.geometry = Crop(self.towers.network.config.vision_config.image_size)
         self.texts = reading.Remembered(self._text_states, KEPT)
         self.condition = self.texts([condition])[0, :-1]
@@ -95,17 +97,12 @@ class MPS:
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """One number a sample; in variant "batch" it depends on the samples around it."""
-        device = device_of(self.network)
-        found = reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device)
-        return replace(found, truncated=self.texts.cut([each.prompt for each in samples]))
+        device, cut = device_of(self.network), self.texts.cut
+        return reading.scores(samples, self.geometry, self._values, batch=self.batch, device=device, cut=cut)
 
     def score_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(n,) scores of pixels (n, 3, h, w) in [0, 1], with their graph."""
-        return self._values(self.geometry.pixels(checked(pixels)), list(prompts))
-
-    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
-        """P(first is better), (n,)."""
-        return ByScore(self, 1.0).prefer(first, second)
+        return self._values(self.geometry.pixels(checked(pixels)), asked(pixels, prompts))
 
     def _text_states(self, prompts: list[str]) -> tuple[Tensor, Sequence[bool | None]]:
         """(n, context + 1, d): the projected state of every token, padding included, then the pooled one."""
@@ -115,6 +112,7 @@ class MPS:
         every = torch.cat([found.last_hidden_state, found.pooler_output[:, None]], 1)
         return clip.text_projection(every), cut
 
+    @full_precision()
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         clip, texts = self.towers.network, self.texts(prompts)
         words, relevant = texts[:, :-1], self._relevant(texts[:, :-1])

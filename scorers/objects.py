@@ -17,7 +17,7 @@ from PIL import Image
 
 from visalign import config, registry
 from visalign.images import ImageError
-from visalign.scoring import Sample, Scores, Spec, opened
+from visalign.scoring import Prefers, Sample, Scores, Spec, opened
 
 from . import demands
 from .colours import ClipColours
@@ -39,7 +39,7 @@ class Met:
     fault: str | None = None
 
 
-class GenEval:
+class GenEval(Prefers):
     """1 where all that a prompt asks is seen, else 0; aspects are the shares of the rules that are met, by kind.
 
     A picture is invalid where it cannot be searched, where nobody knows what its prompt asks, and where the detector

@@ -19,7 +19,7 @@ from PIL import Image
 
 from visalign import registry
 from visalign.images import ImageError
-from visalign.scoring import Sample, Scores, Spec, opened
+from visalign.scoring import Prefers, Sample, Scores, Spec, opened
 
 from .detection import Box
 
@@ -50,7 +50,7 @@ class TextReader(Protocol):
         """For each RGB picture its words in any order, or why it cannot be read."""
 
 
-class OCR:
+class OCR(Prefers):
     """In [0, 1]. Aspects: "exact", whether nothing but the text was read, and "words", the share of its words there.
 
     A prompt without text in quotes is invalid, and so is a picture that cannot be read; one in which nothing was

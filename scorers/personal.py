@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from torch import Tensor
 from visalign import registry
 from visalign.diffusion.personal import Vote
 from visalign.images import ImageError
-from visalign.scoring import Sample, Scores, opened
+from visalign.scoring import Prefers, Sample, Scores, Spec, opened
 
 from . import reading
 from .clip import PathLike
@@ -173,7 +174,7 @@ class TasteReader:
 _features = features  # the reader has a setting of that name
 
 
-class Personal:
+class Personal(Prefers):
     """How well a picture suits its sample's user, in units of log-odds; of samples without user, everybody at once.
 
     Args:
@@ -182,6 +183,9 @@ class Personal:
     """
 
     name = "personal"
+    spec = Spec(
+        name, "log-odds of a user's liking", (-math.inf, math.inf), temperature=1.0, reads=("user", "prompt", "image")
+    )
 
     def __init__(self, tastes: PathLike, users: PathLike) -> None:
         from visalign.data import sources

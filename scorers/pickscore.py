@@ -13,9 +13,10 @@ from typing import Any, Literal
 from visalign.models import states
 from visalign.scoring import Spec
 
-from .clip import DTYPES, Cosine, PathLike, Tokenizer
+from .clip import Cosine, PathLike, Tokenizer
 from .hf_clip import HfClip, hf_clip_network
 from .preprocess import CROPPED, Crop
+from .running import one_of, running
 
 REPO = "yuvalkirstain/PickScore_v1"
 FILE = "model.safetensors"
@@ -44,10 +45,10 @@ class PickScore(Cosine):
         batch: int = 32,
         allow_download: bool = False,
     ) -> None:
+        run, scaled = running(device, dtype, batch), one_of("scale", scale, ("logit", "cosine")) == "logit"
         path = states.located(weights, REPO, FILE, allow_download=allow_download)
-        towers = HfClip(hf_clip_network(path, config, DTYPES[dtype]).to(device), tokenizer)
+        towers = HfClip(hf_clip_network(path, config, run.dtype).to(run.device), tokenizer)
         factor, size = float(towers.scale()), towers.network.config.vision_config.image_size
-        scaled = scale == "logit"
         spec = replace(
             self.describe(scale),
             range=(-factor, factor) if scaled else (-1.0, 1.0),

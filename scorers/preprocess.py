@@ -6,6 +6,7 @@ that gradients flow through. Mean and deviation are OpenAI CLIP's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from visalign.scoring import several
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -118,10 +121,21 @@ def normalized(pixels: Tensor) -> Tensor:
 
 
 def checked(pixels: Tensor) -> Tensor:
-    """Pixels for a differentiable score: (n, 3, h, w) floats in [0, 1], else a ValueError that says what they are."""
-    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
-        raise ValueError(f"pixels must be floats (n, 3, h, w), got {pixels.dtype} {tuple(pixels.shape)}")
-    low, high = pixels.detach().aminmax() if pixels.numel() else (torch.zeros(()), torch.zeros(()))
+    """Pixels for a differentiable score: (n, 3, h, w) floats in [0, 1], else a ValueError that says what they are.
+
+    Half precision becomes single, with the graph: the resize knows no other, and its rounding would be seen.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.numel() or not pixels.is_floating_point():
+        raise ValueError(f"pixels must be floats (n, 3, h, w), no side 0; got {pixels.dtype} {tuple(pixels.shape)}")
+    low, high = pixels.detach().aminmax()
     if not bool((low >= 0) & (high <= 1)):
         raise ValueError(f"pixels must lie in [0, 1], these lie in [{low:g}, {high:g}]: decode or clamp them first")
-    return pixels
+    return pixels.float() if pixels.dtype in (torch.float16, torch.bfloat16) else pixels
+
+
+def asked(pixels: Tensor, prompts: Sequence[str]) -> list[str]:
+    """The prompts of n pixels, one each; ValueError for another number of them."""
+    texts = several(prompts)
+    if len(texts) != len(pixels):
+        raise ValueError(f"{len(pixels)} pictures as pixels and {len(texts)} prompts: give one each")
+    return texts

@@ -19,7 +19,8 @@ from torch import Tensor
 from visalign.diffusion.personal import Vote
 from visalign.scoring import picture
 
-from .clip import DTYPES, PathLike
+from .clip import PathLike
+from .running import running
 
 OPENING = (
     "Below are pairs of pictures with their captions. Of each pair one and the same person likes one picture better."
@@ -54,11 +55,12 @@ class ProfileReader:
             raise ValueError(f"no vision-language model at {folder}: give the folder of a transformers model")
         if tokens < 1:
             raise ValueError(f"an answer has at least 1 token, got {tokens}")
+        run = running(device, dtype)
         self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
         self.network: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
+            folder, dtype=run.dtype, use_safetensors=True, local_files_only=True
         )
-        self.network.to(device).eval().requires_grad_(False)
+        self.network.to(run.device).eval().requires_grad_(False)
         self.tokens = tokens
 
     def read(self, users: Sequence[Sequence[Vote]]) -> list[Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from visalign.images import ImageError, Misuse, Picture
 from visalign.scoring import Sample, Scores, picture
 
 from .preprocess import Geometry
+from .running import full_precision
 
 READERS = min(8, os.cpu_count() or 1)  # threads that decode; Pillow and torch let go of Python's lock
 AHEAD = 2  # batches that are read before their turn
 KEPT = 8192  # prompts
 
 Values = Callable[[Tensor, list[str]], Tensor]  # (n, 3, size, size) normalized and n prompts -> (n,)
+Cut = Callable[[Sequence[str]], "Tensor | None"]  # prompts -> (n,) bool, which are cut; None: not known
 
 
 def prepared(sample: Sample, geometry: Geometry) -> Tensor | ImageError:
@@ -70,14 +73,25 @@ def batches(samples: Sequence[Sample], geometry: Geometry, batch: int, device: t
 
 
 @torch.no_grad()
+@full_precision()
 def scores(
-    samples: Sequence[Sample], geometry: Geometry, values: Values, *, batch: int, device: torch.device
+    samples: Sequence[Sample],
+    geometry: Geometry,
+    values: Values,
+    *,
+    batch: int,
+    device: torch.device,
+    cut: Cut | None = None,
 ) -> Scores:
-    """Scores of samples, `batch` pictures at a time; a picture that cannot be read is invalid with its reason."""
+    """Scores of samples, `batch` pictures at a time; a picture that cannot be read is invalid with its reason.
+
+    `cut` is asked of each batch after its `values`, so that a prompt's features are still remembered.
+    """
     rows: list[int] = []
     found = [torch.zeros(0)]
     reasons: dict[int, str] = {}
-    for each in batches(samples, geometry, batch, device):
+    shortened: list[Tensor | None] = []
+    for start, each in zip(range(0, len(samples), batch), batches(samples, geometry, batch, device), strict=True):
         reasons |= each.reasons
         if each.rows:
             part = values(each.pixels, [samples[row].prompt for row in each.rows]).float().cpu()
@@ -85,10 +99,14 @@ def scores(
             reasons |= {row: "its score is not finite" for row, good in zip(each.rows, finite, strict=True) if not good}
             rows += [row for row in each.rows if row not in reasons]
             found.append(part[part.isfinite()])
-    return Scores.scattered(len(samples), rows, torch.cat(found), reasons)
+        shortened.append(cut([sample.prompt for sample in samples[start : start + batch]]) if cut else None)
+    told = [each for each in shortened if each is not None]
+    truncated = torch.cat(told) if told and len(told) == len(shortened) else None
+    return Scores.scattered(len(samples), rows, torch.cat(found), reasons, truncated)
 
 
 @torch.no_grad()
+@full_precision()
 def features(
     pictures: Sequence[Picture],
     geometry: Geometry,
@@ -107,16 +125,17 @@ def features(
 class Remembered:
     """What a text tower says of prompts, each asked once; the least recently used are forgotten first.
 
-    `compute` takes prompts and gives their features (n, d), and for each whether it was cut (None: not known).
+    `compute` takes prompts and gives their features (n, d), and for each whether it was cut (None: not known). Threads
+    take turns.
     """
 
     def __init__(self, compute: Callable[[list[str]], tuple[Tensor, Sequence[bool | None]]], kept: int = KEPT) -> None:
         self.compute, self.kept = compute, kept
         self._known: OrderedDict[str, tuple[Tensor, bool | None]] = OrderedDict()
+        self._turn = RLock()
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[str], batch: int = 64) -> Tensor:
-        """(n, d), row i for prompt i."""
+        """(n, d), row i for prompt i, of at least one prompt."""
         return torch.stack([feature for feature, _ in self._of(prompts, batch)])
 
     def cut(self, prompts: Sequence[str]) -> Tensor | None:
@@ -126,18 +145,24 @@ class Remembered:
 
     def forget(self) -> None:
         """Let go of everything: for a tower whose weights have changed."""
-        self._known.clear()
+        with self._turn:
+            self._known.clear()
 
+    @torch.no_grad()
+    @full_precision()
     def _of(self, prompts: Sequence[str], batch: int) -> list[tuple[Tensor, bool | None]]:
         wanted = dict.fromkeys(prompts)
-        known = {each: self._known[each] for each in wanted if each in self._known}
-        missing = [each for each in wanted if each not in known]
-        for start in range(0, len(missing), batch):
-            part = missing[start : start + batch]
-            known |= dict(zip(part, zip(*self.compute(part), strict=True), strict=True))
-        for each in wanted:
-            self._known[each] = known[each]
-            self._known.move_to_end(each)
-        while len(self._known) > self.kept:
-            self._known.popitem(last=False)
+        with self._turn:
+            known = {each: self._known[each] for each in wanted if each in self._known}
+            missing = [each for each in wanted if each not in known]
+            for start in range(0, len(missing), batch):
+                part = missing[start : start + batch]
+                features, cut = self.compute(part)
+                alone = (each.clone() for each in features)  # a row of a batch would keep all of it in memory
+                known |= dict(zip(part, zip(alone, cut, strict=True), strict=True))
+            for each in wanted:
+                self._known[each] = known[each]
+                self._known.move_to_end(each)
+            while len(self._known) > self.kept:
+                self._known.popitem(last=False)
         return [known[each] for each in prompts]

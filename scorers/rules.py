@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visalign.images import ImageError
-from visalign.scoring import Sample, Scores, opened, picture
+from visalign.scoring import Prefers, Sample, Scores, Spec, opened, picture
 
 T = TypeVar("T")
+NONE = "none: 32 x 32 pixels as they are"
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Prefers):
     """Reads a playground picture and says how well it shows its prompt, each aspect in [0, 1], overall their product.
 
     It cannot judge what is no 32 x 32 picture, nor a prompt that is not the playground's language: such samples are
@@ -26,6 +27,7 @@ class Rules:
     """
 
     name = "rules"
+    spec = Spec(name, "product of the checker's aspects", (0.0, 1.0), preprocessing=NONE)
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Overall values (n,), each aspect (n,), and whether a picture counts as clean and right."""
@@ -62,13 +64,14 @@ def _read(
 
 
 @dataclass(frozen=True)
-class Taste:
+class Taste(Prefers):
     """What the playground's simulated voters vote by: half the checker's overall score, half the mean of its aspects.
 
     It tells two wrong pictures apart, which the overall score, a product, does not.
     """
 
     name = "voters"
+    spec = Spec(name, "half the product and half the mean of the checker's aspects", (0.0, 1.0), preprocessing=NONE)
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Utilities (n,) in [0, 1], the checker's aspects, and whether a picture counts as clean and right."""
@@ -84,13 +87,14 @@ class Taste:
 
 
 @dataclass(frozen=True)
-class Redrawing:
+class Redrawing(Prefers):
     """Draws what the prompt asks for where it explains the picture best, and scores what is left over, in [0, 1].
 
     It shares no rule with the checker and makes no votes: gains that it does not see are gains on paper.
     """
 
     name = "redrawing"
+    spec = Spec(name, "how well the best drawing of the caption explains the picture", (0.0, 1.0), preprocessing=NONE)
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Values (n,), and whether a picture counts as right."""

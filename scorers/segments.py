@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visalign.data.segments import majority, segments
 from visalign.records import Preference
-from visalign.scoring import Judge, Sample
+from visalign.scoring import Judge, Sample, compared
 
+from .clips import Frames, frames
 from .vlm_judge import VLMJudge
-
-STUB = 0.5  # of a segment: a shorter rest belongs to the segment before it, as the 121st frame of 5 seconds does
 
 
 class SegmentJudge:
@@ -51,10 +51,16 @@ class SegmentJudge:
 
     def labels(self, first: Sequence[Sample], second: Sequence[Sample]) -> list[Tensor]:
         """For each pair of clips (S,): P(first is better) in each segment, NaN where the judge could not say."""
-        cuts = [self._cut(one, other) for one, other in zip(first, second, strict=True)]
-        lefts = [_part(one, part, self._step) for one, cut in zip(first, cuts, strict=True) for part in cut]
-        rights = [_part(other, part, self._step) for other, cut in zip(second, cuts, strict=True) for part in cut]
-        return list(torch.split(self.judge.prefer(lefts, rights), [len(cut) for cut in cuts]))
+        lefts: list[Sample] = []
+        rights: list[Sample] = []
+        counts = []
+        for pair in compared(first, second):
+            one, other = (frames(each) for each in pair)
+            cuts = self._cut(one, other)
+            lefts += [_part(pair[0], one, cut, self._step) for cut in cuts]
+            rights += [_part(pair[1], other, cut, self._step) for cut in cuts]
+            counts.append(len(cuts))
+        return list(torch.split(self.judge.prefer(lefts, rights), counts))
 
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """(n,): 1, 0 or 1/2 by the majority of the segments that could be judged; NaN where none could."""
@@ -63,7 +69,8 @@ class SegmentJudge:
     def judged(self, record: Preference, label: Tensor) -> Preference:
         """The record of two clips with the label of each segment: probabilities (2, S)."""
         chances = np.asarray(label, dtype=np.float64)
-        return record.judged(np.stack([chances, 1 - chances]), scale="probability", judge=self.name)
+        table, length = np.stack([chances, 1 - chances]), self.rate * self.seconds
+        return record.judged(table, scale="probability", judge=self.name, segment=length)
 
     def close(self) -> None:
         """Let go of the judge's files."""
@@ -74,35 +81,17 @@ class SegmentJudge:
     def _step(self) -> float:
         return max(1.0, self.rate / self.shown)
 
-    def _cut(self, one: Sample, other: Sample) -> list[range]:
-        counts = [len(each.video or ()) for each in (one, other)]
+    def _cut(self, one: Frames, other: Frames) -> list[range]:
+        counts = [len(one), len(other)]
         if counts[0] != counts[1] or not counts[0]:
             raise ValueError(f"two clips have as many frames, at least 1; got {counts[0]} and {counts[1]}")
         return segments(counts[0], self.rate * self.seconds)
 
 
-def segments(frames: int, length: float) -> list[range]:
-    """The frames of each segment of `length` frames; frame f is in segment floor(f / length), a stub in the one before.
-
-    121 frames at 24 a second are 5 segments, the last of 25 frames.
-    """
-    whole = int(frames // length)
-    count = max(1, whole + (frames - whole * length >= STUB * length))
-    starts = [int(np.ceil(place * length)) for place in range(count)]
-    return [range(start, end) for start, end in zip(starts, [*starts[1:], frames], strict=True) if end > start]
-
-
-def majority(label: Tensor) -> Tensor:
-    """1, 0 or 1/2 by more segments above or below 1/2; NaN where all are NaN."""
-    votes = torch.sign(label - 0.5)[~label.isnan()]
-    return (torch.sign(votes.sum()) + 1) / 2 if len(votes) else label.new_tensor(torch.nan)
-
-
-def _part(sample: Sample, part: range, step: float) -> Sample:
-    """The frames of a segment, every `step`-th."""
+def _part(sample: Sample, whole: Frames, part: range, step: float) -> Sample:
+    """The sample with the frames of a segment, every `step`-th."""
     shown = dict.fromkeys(int(place) for place in np.arange(part.start, part.stop, step))
-    video = sample.video or ()
-    return replace(sample, video=tuple(video[place] for place in shown), image=None)
+    return replace(sample, video=tuple(whole[place] for place in shown), image=None)
 
 
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:

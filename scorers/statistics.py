@@ -12,7 +12,7 @@ from PIL import Image
 
 from visalign.evaluation import pictures
 from visalign.images import ImageError
-from visalign.scoring import Sample, Scores, Spec, opened
+from visalign.scoring import Prefers, Sample, Scores, Spec, opened
 
 STATISTICS: Mapping[str, Callable[[pictures.Pictures], pictures.Floats]] = {
     "saturation": pictures.saturation,
@@ -23,7 +23,7 @@ STATISTICS: Mapping[str, Callable[[pictures.Pictures], pictures.Floats]] = {
 
 
 @dataclass(frozen=True)
-class Looks:
+class Looks(Prefers):
     """Saturation, brightness, edge density and entropy of each picture, as aspects; one of them is the value.
 
     A measure and no judgement: higher is not better. Diversity is of a set of pictures and not of one, so it is not

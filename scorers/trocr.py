@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .clip import DTYPES, PathLike
+from .clip import PathLike
 from .ocr import Read, Word
+from .running import running
 
 TOKENS = 64  # of a line, at most
 
@@ -30,14 +31,15 @@ class TrOCR:
         self.folder, self.tokens = Path(folder).expanduser(), tokens
         if not (self.folder / "config.json").is_file():
             raise ValueError(f"no text reader at {folder}: give the folder of a VisionEncoderDecoderModel")
-        if dtype not in DTYPES or tokens < 1:
-            raise ValueError(f"dtype is one of {', '.join(DTYPES)}, tokens at least 1; got {dtype!r} and {tokens}")
+        run = running(device, dtype)
+        if tokens < 1:
+            raise ValueError(f"tokens are at least 1, got {tokens}")
         self.images: Any = transformers.AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
         self.words: Any = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         self.network: Any = transformers.VisionEncoderDecoderModel.from_pretrained(
-            self.folder, dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True
+            self.folder, dtype=run.dtype, use_safetensors=True, local_files_only=True
         )
-        self.network.to(device).eval().requires_grad_(False)
+        self.network.to(run.device).eval().requires_grad_(False)
 
     def read(self, images: Sequence[Image.Image]) -> list[Read]:
         """The line of each picture, its box the whole picture; nothing where the line is empty."""

@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visalign import images
 from visalign.models import states
-from visalign.scoring import ByScore, Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from . import vlm
-from .clip import DTYPES, PathLike
+from .clip import PathLike
+from .clips import frames
+from .running import running
 
 REPO = "KwaiVGI/VideoReward"
 AXES = ("VQ", "MQ", "TA")
@@ -35,7 +36,7 @@ RATE, FEWEST = 2.0, 4  # frames a second that are read, and the fewest frames
 CONFIG = "model_config.json"
 
 
-class VideoReward:
+class VideoReward(Prefers):
     """VQ + MQ + TA of clips, with the three as `aspects`.
 
     Args:
@@ -60,16 +61,17 @@ class VideoReward:
     ) -> None:
         if fps is not None and fps <= 0:
             raise ValueError(f"fps is above 0, or None for clips that are read as they are; got {fps}")
+        run = running(device, dtype, batch)
         folder = Path(weights).expanduser()
         config = released(folder)
         self.wording, self.fps, self.batch = vlm.wording(wording, NAMES, MARKS), fps, batch
         self.middle, self.spread = scales(config.get("inference_config") if normalized else None)
         file = checkpoint(folder)
         state, where = vlm.renamed(merged(vlm.gathered(file), config.get("peft_lora_config") or {})), str(file)
-        self.model = vlm.Marked(base, state, where, marks=MARKS, tokens=TOKENS, dtype=DTYPES[dtype], device=device)
+        self.model = vlm.Marked(base, state, where, marks=MARKS, tokens=TOKENS, run=run)
         with torch.device("meta"):
             head = nn.Linear(self.model.width, len(AXES), bias=False)
-        self.head = vlm.load_head(head, state, "rm_head.", where, device)
+        self.head = vlm.load_head(head, state, "rm_head.", where, run)
         self.spec = vlm.worded(self.describe(fps, normalized), self.wording)
         self.name = self.spec.name
 
@@ -91,26 +93,22 @@ class VideoReward:
         )
 
     def score(self, samples: Sequence[Sample]) -> Scores:
-        """One number a clip, of which `Sample.video` holds the frames."""
+        """One number a clip: `Sample.video`, as frames or as the path of a folder of frames or of a file."""
         found, reasons = vlm.table(samples, self._shown, self._numbers, len(AXES), self.batch)
         aspects = {axis: found[:, place] for place, axis in enumerate(AXES)}
         values = found.sum(-1)
         return Scores(values, aspects, valid=values.isfinite(), reasons=reasons)
 
-    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
-        """1 where the first has the higher sum, 0 where the second has, 1/2 on a draw."""
-        return ByScore(self).prefer(first, second)
-
     def _shown(self, sample: Sample) -> tuple[str, Tensor]:
-        if not sample.video:
+        whole = frames(sample)
+        if not whole:
             raise vlm.Unjudged("the sample has no video")
-        taken = sample.video if self.fps is None else [sample.video[i] for i in places(len(sample.video), self.fps)]
+        taken = whole if self.fps is None else [whole[place] for place in places(len(whole), self.fps)]
         words = self.wording.replace(vlm.HOLE, self.model.clean(sample.prompt))
         return self.model.text(["video"], words), self._clip(taken)
 
-    def _clip(self, frames: Sequence[Image.Image]) -> Tensor:
+    def _clip(self, shown: Sequence[Image.Image]) -> Tensor:
         """(frames, 3, h, w) uint8 in the size that is read."""
-        shown = [images.load(each) for each in frames]
         if len({each.size for each in shown}) > 1:
             raise vlm.Unjudged("the frames of the clip differ in size")
         width, height = self.model.size(*shown[0].size, least=self.model.pixels // 2)

@@ -24,6 +24,7 @@ from visalign.models import states
 from visalign.scoring import Sample, Spec
 
 from .clip import PathLike, device_of, frozen
+from .running import Running, full_precision
 
 T = TypeVar("T")
 HOLE = "{text_prompt}"  # where the prompt goes in a wording
@@ -61,8 +62,7 @@ class Marked:
         *,
         marks: Sequence[str],
         tokens: int,
-        dtype: torch.dtype,
-        device: str,
+        run: Running,
     ) -> None:
         import transformers
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -85,8 +85,9 @@ class Marked:
             do_resize=False,
         )
         self.width = int(config.text_config.hidden_size)
-        self.network = network(config, state, where, len(self.processor.tokenizer), dtype).to(device)
-        self.marks = torch.tensor(self.processor.tokenizer.convert_tokens_to_ids(list(marks)), device=device)
+        self.network = network(config, state, where, len(self.processor.tokenizer), run.dtype)
+        self.network.to(run.device)
+        self.marks = torch.tensor(self.processor.tokenizer.convert_tokens_to_ids(list(marks)), device=run.device)
 
     def text(self, parts: Sequence[str], words: str) -> str:
         """The chat's text: pictures ("image") and clips ("video") first, then the words."""
@@ -192,11 +193,11 @@ def ranked_head(width: int, outputs: int) -> nn.Sequential:
         )
 
 
-def load_head(head: nn.Module, state: Mapping[str, Tensor], prefix: str, where: str, device: str) -> nn.Module:
+def load_head(head: nn.Module, state: Mapping[str, Tensor], prefix: str, where: str, run: Running) -> nn.Module:
     """A head in float32, of the checkpoint's tensors under a prefix, loaded strictly."""
     own = {name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)}
     states.load_into(head, own, f"{where} ({prefix}…)")
-    return frozen(head).to(device)
+    return frozen(head).to(run.device)
 
 
 def wording(source: PathLike, names: Sequence[str], marks: Sequence[str]) -> str:
@@ -233,6 +234,7 @@ def _constant(path: Path, name: str) -> str:
 
 
 @torch.no_grad()
+@full_precision()
 def table(
     samples: Sequence[Sample],
     shown: Callable[[Sample], T],

@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from visalign.scoring import ByScore, Sample, Scores, Spec, picture
+from visalign.scoring import Prefers, Sample, Scores, Spec, picture
 
 from . import vlm
-from .clip import DTYPES, PathLike, device_of, frozen
+from .clip import PathLike, device_of, frozen
+from .running import Running, one_of, running
 
 QUESTION = 'Does this figure show "{}"? Please answer yes or no.'  # section 3 of the paper
 READS = "an encoder-decoder other than CLIP-FlanT5; VQAScore reads that, and models that decode from one sequence"
@@ -36,7 +37,7 @@ class Answerer(Protocol):
         """(n, tokens) log-probability of each token of the answer, with that of the end after it where asked."""
 
 
-class VQAScore:
+class VQAScore(Prefers):
     """P("Yes"), 0 … 1.
 
     Args:
@@ -64,16 +65,17 @@ class VQAScore:
         path = Path(folder).expanduser()
         if not (path / "config.json").is_file():
             raise ValueError(f"no vision-language model at {folder}: give the folder of a transformers model")
-        if variant not in ("paper", "release") or question.count("{}") != 1:
-            raise ValueError(f"variant is paper or release, question holds {{}} once; got {variant!r}, {question!r}")
+        run, self.variant = running(device, dtype, batch), one_of("variant", variant, ("paper", "release"))
+        if question.count("{}") != 1:
+            raise ValueError(f"the question holds {{}} once, where the prompt goes; got {question!r}")
         self.encodes = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip_t5"
         if self.encodes:
             from .clip_t5 import ClipT5
 
-            self.model: Answerer = ClipT5(path, tokenizer, DTYPES[dtype], device)
+            self.model: Answerer = ClipT5(path, tokenizer, run)
         else:
-            self.model = Decoder(path, DTYPES[dtype], device)
-        self.variant, self.question, self.answer, self.batch = variant, question, answer, batch
+            self.model = Decoder(path, run)
+        self.question, self.answer, self.batch = question, answer, batch
         self.name, self.spec = name, replace(self.describe(variant, question, answer), name=name)
 
     @staticmethod
@@ -94,10 +96,6 @@ class VQAScore:
         found, reasons = vlm.table(samples, self._shown, self._numbers, 1, self.batch)
         return Scores(found[:, 0], valid=found[:, 0].isfinite(), reasons=reasons)
 
-    def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
-        """1 where the first has the higher score, 0 where the second has, 1/2 on a draw."""
-        return ByScore(self).prefer(first, second)
-
     def _shown(self, sample: Sample) -> tuple[Image.Image, str]:
         return picture(sample), self.question.replace("{}", self.model.clean(sample.prompt))
 
@@ -111,7 +109,7 @@ class VQAScore:
 class Decoder:
     """An image-text-to-text model that decodes from one sequence; the answer is fed to it, and not drawn."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, folder: Path, run: Running) -> None:
         import transformers
 
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -119,9 +117,9 @@ class Decoder:
             raise ValueError(f"{folder} is {READS}")
         self.processor: Any = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
         self.network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            folder, dtype=run.dtype, use_safetensors=True, local_files_only=True
         )
-        frozen(self.network).to(device)
+        frozen(self.network).to(run.device)
 
     def clean(self, prompt: str) -> str:
         """The prompt itself; raises Unjudged if it holds a token that means something to the model."""

@@ -10,6 +10,7 @@ from visalign.images import ImageError
 from visalign.scoring import Sample
 
 from .chat import Question, png
+from .clips import frames
 from .rubrics import Aspect, Rubric
 
 FIRST, SECOND, TIE = "A", "B", "C"
@@ -32,8 +33,8 @@ def subject(sample: Sample, longest: int) -> Parts:
     """What is judged, without its label: a picture, the frames of a clip in order, or a text. Raises ImageError."""
     if sample.image is not None:
         return (png(images.load(sample.image), longest),)
-    if sample.video:
-        return (f"{len(sample.video)} frames in order.", *(png(images.load(each), longest) for each in sample.video))
+    if shown := frames(sample):
+        return (f"{len(shown)} frames in order.", *(png(each, longest) for each in shown))
     if sample.answer is not None:
         return (sample.answer,)
     raise ImageError("the sample has no image, video or answer")

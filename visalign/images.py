@@ -26,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WEBP"}
 MAX_PIXELS = 64_000_000  # 8000 x 8000; below Pillow's own limit, so that ours is the one that speaks
 WHITE = (255, 255, 255)
+NAMED = 200  # letters of a path in a message: what is longer is a file's content, taken for its name
 
 
 class ImageError(ValueError):
@@ -53,6 +54,8 @@ def load(
     if isinstance(source, str | os.PathLike | bytes):
         with _opened(source) as image:
             return _checked(image, max_pixels, background)
+    if not hasattr(source, "ndim"):  # as arrays and tensors have, of whatever library
+        raise Misuse(f"{type(source).__name__} is no picture: give a path, bytes, a PIL image, an array or a tensor")
     return _checked(from_array(source), max_pixels, background)
 
 
@@ -84,13 +87,14 @@ def _eight_bits(array: NDArray[Any]) -> NDArray[np.uint8]:
     if not np.issubdtype(array.dtype, np.floating):
         raise Misuse(f"an array of {array.dtype} is no picture: give uint8, or floats in [0, 1]")
     if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
-        raise Misuse(f"floats must lie in [0, 1], these lie in [{array.min():g}, {array.max():g}]: scale them first")
+        low, high = f"{array.min():.9g}", f"{array.max():.9g}"
+        raise Misuse(f"floats must lie in [0, 1], these lie in [{low}, {high}]: scale them first")
     return np.ascontiguousarray(np.rint(array.astype(np.float32) * 255).astype(np.uint8))
 
 
 def _opened(source: str | os.PathLike[str] | bytes) -> Image.Image:
     """The file's header, read; of the pixels nothing yet."""
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    data = source if isinstance(source, bytes) else _read(source)
     if not data:
         raise ImageError("empty file (0 bytes)")
     if not data.startswith(tuple(SIGNATURES)):
@@ -103,17 +107,25 @@ def _opened(source: str | os.PathLike[str] | bytes) -> Image.Image:
         raise ImageError(f"damaged header ({_words(error)})") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(source: str | os.PathLike[str]) -> bytes:
+    named = os.fspath(source)
+    named = named if len(named) <= NAMED else f"{named[:NAMED]}…"
     try:
-        return path.read_bytes()
+        return Path(source).read_bytes()
     except FileNotFoundError:
-        raise Misuse(f"no such file: {path}") from None
+        raise Misuse(f"no such file: {named}") from None
     except OSError as error:
-        raise Misuse(f"cannot be read: {path} ({error.strerror})") from error
+        raise Misuse(f"cannot be read: {named} ({error.strerror})") from error
+    except ValueError as error:  # of a null in a name
+        raise Misuse(f"no path: {named!r} ({error})") from error
 
 
 def _checked(image: Image.Image, max_pixels: int, background: tuple[int, int, int] | None) -> Image.Image:
     width, height = image.size
+    if not width * height:
+        raise Misuse(f"a picture of {width} x {height} has no pixels")
+    if image.mode == "F":  # Pillow takes its floats for 0 … 255 and cuts off the rest
+        raise Misuse("a PIL image of floats (mode F) has no known range: give an array of floats in [0, 1]")
     if width * height > max_pixels:
         raise ImageError(f"too many pixels: {width} x {height}, at most {max_pixels} in all")
     frames = getattr(image, "n_frames", 1)

@@ -8,6 +8,7 @@ beyond `score` (say what it is, let gradients through, score all pairs cheaply) 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -26,10 +27,14 @@ class Sample:
 
     prompt: str
     image: Picture | None = None  # whatever `visalign.images.load` reads
-    video: tuple[Image.Image, ...] | None = None  # frames in order
+    video: Sequence[Picture] | str | os.PathLike[str] | None = None  # frames in order, or a clip's path
     answer: str | None = None
     user: str | None = None  # whose taste to judge by
     source: Picture | None = None  # what the prompt shows: the image of a question, the original of an edit
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise TypeError(f"a prompt is a text, got {self.prompt!r}; where there is none it is empty")
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,14 @@ class Judge(Protocol):
 
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """P(first is better), (n,) in [0, 1]; NaN where it could not say."""
+
+
+class Prefers:
+    """What makes a scorer a judge too: it prefers the higher score, as sure of it as its spec says."""
+
+    def prefer(self: Scorer, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
+        """P(first is better), (n,), at the spec's temperature: 1, 0 or 1/2 where none is known; NaN if unjudged."""
+        return by_score(self, first, second)
 
 
 @dataclass(frozen=True)
@@ -171,17 +184,32 @@ def opened(samples: Iterable[Sample]) -> Iterator[Image.Image | ImageError]:
             yield error
 
 
-def paired(pictures: Sequence[Picture] | Tensor, prompts: str | Sequence[str]) -> list[Sample]:
-    """One sample an image: with the one prompt given as text, or with its own of a list of the same length."""
+def paired(pictures: Iterable[Picture] | Tensor, prompts: str | Iterable[str]) -> list[Sample]:
+    """One sample an image: with the one prompt given as text, or with its own of as many."""
     if isinstance(pictures, images.ONE) or getattr(pictures, "ndim", 4) != 4:
         raise TypeError(f"images must be a list or a 4-d batch, got one {type(pictures).__name__}: put it in a list")
-    texts = [prompts] * len(pictures) if isinstance(prompts, str) else list(prompts)
-    if len(texts) != len(pictures):
+    shown: list[Picture] = list(pictures)
+    texts = [prompts] * len(shown) if isinstance(prompts, str) else list(prompts)
+    if len(texts) != len(shown):
         raise ValueError(
-            f"{len(pictures)} images and {len(texts)} prompts: give one prompt as text for all, or one an image; "
+            f"{len(shown)} images and {len(texts)} prompts: give one prompt as text for all, or one an image; "
             "every image with every prompt is score_matrix"
         )
-    return [Sample(text, image=each) for text, each in zip(texts, pictures, strict=True)]
+    return [Sample(text, image=each) for text, each in zip(texts, shown, strict=True)]
+
+
+def several(prompts: Sequence[str]) -> list[str]:
+    """Prompts as a list; TypeError for one text, whose letters would otherwise be taken for prompts."""
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts must be a list of texts, got one: {prompts!r}; put it in a list")
+    return list(prompts)
+
+
+def compared(first: Sequence[Sample], second: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+    """The two sides as pairs; ValueError where they are not as many."""
+    if len(first) != len(second):
+        raise ValueError(f"pairs have two sides of the same length, got {len(first)} and {len(second)} samples")
+    return list(zip(first, second, strict=True))
 
 
 def prefer(scorer: Scorer | Judge, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
@@ -189,8 +217,11 @@ def prefer(scorer: Scorer | Judge, first: Sequence[Sample], second: Sequence[Sam
 
     Scores become probabilities at the temperature of the scorer's spec; where none is known the higher score wins.
     """
-    if isinstance(scorer, Judge):
-        return scorer.prefer(first, second)
+    return scorer.prefer(first, second) if isinstance(scorer, Judge) else by_score(scorer, first, second)
+
+
+def by_score(scorer: Scorer, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
+    """P(first is better), (n,), of a scorer's numbers alone: `ByScore` at the temperature of its spec."""
     temperature = scorer.spec.temperature if isinstance(scorer, Specified) else None
     return ByScore(scorer, temperature or 0.0).prefer(first, second)
 
@@ -199,10 +230,11 @@ def score_matrix(scorer: Scorer, pictures: Sequence[Picture], prompts: Sequence[
     """Every image with every prompt, (images, prompts); NaN where the scorer could not judge."""
     if isinstance(scorer, Matrix):
         return scorer.score_matrix(pictures, prompts)
+    texts = several(prompts)
     if isinstance(scorer, Specified) and not scorer.spec.uses_prompt:
-        return scorer.score(paired(pictures, "")).values[:, None].repeat(1, len(prompts))
-    crossed = [Sample(prompt, image=each) for each in pictures for prompt in prompts]
-    return scorer.score(crossed).values.reshape(len(pictures), len(prompts))
+        return scorer.score(paired(pictures, "")).values[:, None].repeat(1, len(texts))
+    crossed = [Sample(prompt, image=each) for each in pictures for prompt in texts]
+    return scorer.score(crossed).values.reshape(len(pictures), len(texts))
 
 
 def bradley_terry(first: Tensor, second: Tensor, temperature: float = 1.0) -> Tensor:
@@ -242,6 +274,7 @@ class ByScore:
 
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """P(first is better), (n,); NaN where either sample could not be scored."""
+        compared(first, second)
         left, right = self.scorer.score(first), self.scorer.score(second)
         chance = bradley_terry(left.values, right.values, self.temperature)
         return torch.where(left.judged & right.judged, chance, torch.nan)
