@@ -22,6 +22,7 @@ class Condition:
     pooled: Tensor | None = None  # (n, width) SDXL's pooled text
     time_ids: Tensor | None = None  # (n, 6) SDXL: original height, width, crop top, left, target height, width
     user: Tensor | None = None  # (n, tokens, width) whose taste, for personalised methods
+    guidance: Tensor | None = None  # (n,) how much, where the network is told instead of asked twice (FLUX.1-dev)
 
     def __len__(self) -> int:
         return len(self.text)
@@ -294,12 +295,8 @@ def joined(first: Condition, second: Condition) -> Condition:
             raise ValueError("one of the two conditions lacks a part that the other has")
         return None if left is None or right is None else torch.cat([left, right])
 
-    return Condition(
-        torch.cat([first.text, second.text]),
-        both(first.pooled, second.pooled),
-        both(first.time_ids, second.time_ids),
-        both(first.user, second.user),
-    )
+    parts = {each.name: both(getattr(first, each.name), getattr(second, each.name)) for each in fields(Condition)}
+    return Condition(**parts)  # type: ignore[arg-type]
 
 
 def moved(value: T, device: torch.device | str) -> T:

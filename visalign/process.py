@@ -9,16 +9,19 @@ al., arXiv 2010.02502, eq. 12 with eta = 0), DDIM inversion, and flow Euler at o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .draws import Draws
+from .shifts import Growing, growing
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
+ENDS = ("shifted", "first", "even")
+OTHER_SIGMAS = ("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas")
 
 
 @dataclass(frozen=True)
@@ -172,19 +175,33 @@ class Flow(Affine):
     """Rectified flow: x_t = (1 - t) x0 + t noise, answer = noise - x0, t in [0, 1].
 
     `shift` moves training and sampling times towards noise, t -> shift t / (1 + (shift - 1) t) (Esser et al.,
-    arXiv 2403.03206, eq. 23); training times are logit-normal(0, 1) before it, or uniform.
+    arXiv 2403.03206, eq. 23); training times are logit-normal(0, 1) before it, or uniform. A shift that depends on the
+    size (`Growing`) is the same in training and drawing; until `sized` was told the size there are no times.
+
+    The grid is a line from 1 to where `ends` says, shifted: to the scheduler's first training time, which a fixed shift
+    has then moved already ("shifted") and one by size has not ("first"), or to 1 / steps, where a pipeline hands the
+    scheduler a line of its own ("even", as FLUX's does).
     """
 
-    shift: float = 1.0
+    shift: float | Growing = 1.0
     timing: str = "logit_normal"
     scale: float = 1000.0  # the network is told t * scale
+    ends: str = "shifted"  # where the grid's last step starts, before the shift: one of ENDS
 
     def __post_init__(self) -> None:
         if self.timing not in ("logit_normal", "uniform"):
             raise ValueError(f"timing {self.timing!r} is not one of logit_normal, uniform")
+        if self.ends not in ENDS:
+            raise ValueError(f"a flow's grid ends {self.ends!r} is not one of {', '.join(ENDS)}")
+
+    def sized(self, tokens: int) -> Flow:
+        """The path for pictures of so many tokens; itself where its shift does not depend on them."""
+        return replace(self, shift=self.shift(tokens)) if isinstance(self.shift, Growing) else self
 
     def shifted(self, t: Tensor) -> Tensor:
         """Times after the shift."""
+        if isinstance(self.shift, Growing):
+            raise ValueError("the shift of this path depends on the picture's size: take `sized(tokens)` of it")
         return self.shift * t / (1.0 + (self.shift - 1.0) * t)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,7 +224,8 @@ class Flow(Affine):
         """0 and then `steps` increasing times to 1, as FlowMatchEulerDiscreteScheduler spaces its sigmas."""
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        lowest = 1.0 / self.scale
+        first = torch.tensor(1.0 / self.scale, dtype=torch.float64)
+        lowest = {"shifted": float(self.shifted(first)), "first": float(first), "even": 1.0 / steps}[self.ends]
         levels = torch.linspace(lowest, 1.0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1)
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.shifted(levels)])
 
@@ -237,7 +255,18 @@ def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
 
 
 def from_scheduler(config: Mapping[str, Any]) -> Ddpm | Flow:
-    """The path of a diffusers scheduler config: flow if its class says so, DDPM otherwise."""
-    if "FlowMatch" in str(config.get("_class_name", "")):
-        return Flow(shift=float(config.get("shift", 1.0)), scale=float(config.get("num_train_timesteps", 1000)))
-    return Ddpm.from_config(config)
+    """The path of a diffusers scheduler config: flow if its class or its prediction type says so, DDPM otherwise.
+
+    Wan's folders name a multistep solver of the same path, whose settings have other names. Raises ValueError for a
+    flow whose scheduler spaces its sigmas in a way that is not known here.
+    """
+    scale = float(config.get("num_train_timesteps", 1000))
+    if config.get("prediction_type") == "flow_prediction":
+        return Flow(shift=float(config.get("flow_shift", 1.0)), scale=scale)
+    if "FlowMatch" not in str(config.get("_class_name", "")):
+        return Ddpm.from_config(config)
+    if unknown := [name for name in OTHER_SIGMAS if config.get(name)]:
+        raise ValueError(f"the scheduler's {unknown[0]}={config[unknown[0]]} is not known here; leave it out")
+    if config.get("use_dynamic_shifting", False):
+        return Flow(growing(config), scale=scale, ends="first")
+    return Flow(float(config.get("shift", 1.0)), scale=scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,6 +45,15 @@ def guided(
         return pushed(told, untold, guidance)
 
     return answer
+
+
+def embedded(predict: Predict, condition: Condition, guidance: float, negative: Predict | None = None) -> Answer:
+    """What a network answers that was distilled from guided answers and is told how much they were guided."""
+    if negative is not None and negative != predict:
+        raise ValueError("nobody answers for the empty prompt where the network is told its guidance: draw without it")
+    told = None if condition.guidance is None else torch.full_like(condition.guidance, guidance)
+    asked = replace(condition, guidance=told)
+    return lambda x, t: predict(x, t, asked)
 
 
 def walked(process: Process, answer: Answer, x: Tensor, t: Tensor, to: Tensor, told: Tensor | None = None) -> Tensor:

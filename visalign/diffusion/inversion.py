@@ -8,7 +8,7 @@ ReNoise (Garibi et al., arXiv 2403.14602, algorithm 1) asks again at the end tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal
 
@@ -141,11 +141,8 @@ def deviation(process: Process, like: Tensor, source: Tensor, to: Tensor) -> Ten
 
 def picked(condition: Condition, rows: Tensor) -> Condition:
     """The conditions of these pictures."""
-
-    def taken(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part[rows]
-
-    return Condition(condition.text[rows], taken(condition.pooled), taken(condition.time_ids), taken(condition.user))
+    parts = {each.name: getattr(condition, each.name) for each in fields(condition)}
+    return Condition(**{name: None if part is None else part[rows] for name, part in parts.items()})
 
 
 def invert_pairs(inversion: Inversion, model: Denoiser, pairs: Pairs) -> Noised:
