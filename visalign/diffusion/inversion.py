@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -141,8 +141,8 @@ def deviation(process: Process, like: Tensor, source: Tensor, to: Tensor) -> Ten
 
 def picked(condition: Condition, rows: Tensor) -> Condition:
     """The conditions of these pictures."""
-    parts = {each.name: getattr(condition, each.name) for each in fields(condition)}
-    return Condition(**{name: None if part is None else part[rows] for name, part in parts.items()})
+    parts: dict[str, Any] = {each.name: getattr(condition, each.name) for each in fields(condition)}
+    return Condition(**{name: part if part is None else part[rows] for name, part in parts.items()})
 
 
 def invert_pairs(inversion: Inversion, model: Denoiser, pairs: Pairs) -> Noised:
