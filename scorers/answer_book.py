@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from visalign.data.journal import begun, held
+
 from .chat import Answer, Chat, Question, Sampling, fingerprint
+
+OPENING = b'{"key": "'  # of every line
 
 
 class Book:
     """The answers of one file, which one process has open at a time; without a path they live in memory.
 
-    A last line that a kill cut off is cut away. Raises ValueError for a damaged file, or one that is being written to.
+    A last line that a kill cut off is cut away. Raises ValueError for a file that is damaged, or no book, which is left
+    as it is; for one that cannot be written; and for one that is being written to.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.answers: dict[str, Answer] = {}
         self._file: IO[bytes] | None = None
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(path).open("a+b")  # noqa: SIM115 (open as long as the book is)
-            _hold(self._file, Path(path))
+            self._file = _opened(Path(path).expanduser())
             self.answers = _read(self._file, Path(path))
 
     def add(self, key: str, answer: Answer) -> None:
@@ -56,12 +58,24 @@ class Book:
         return [self.answers.get(key) or failed[key] for key in keys]
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """The file, locked, at its end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise ValueError(f"answers cannot be kept in {path} ({error.strerror}): give another book") from None
+    if not held(file):
+        file.close()
+        raise ValueError(f"{path} is being written to by another judge: wait for it, or give another book")
+    return file
+
+
 def _read(file: IO[bytes], path: Path) -> dict[str, Answer]:
     """The whole lines of an open book, which is left at its end."""
     file.seek(0)
     content = file.read()
     whole = content.rfind(b"\n") + 1
-    file.truncate(whole)
     found: dict[str, Answer] = {}
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         try:
@@ -69,17 +83,7 @@ def _read(file: IO[bytes], path: Path) -> dict[str, Answer]:
             found[values["key"]] = Answer.from_json(values["answer"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}:{number} is no answer ({error!r}): give another file") from None
+    if not begun(content[whole:], OPENING):
+        raise ValueError(f"{path} ends in what is no answer ({content[whole:][:40]!r}): give another file")
+    file.truncate(whole)
     return found
-
-
-def _hold(file: IO[bytes], path: Path) -> None:
-    """Take the file's lock, which falls with the process."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ValueError(f"{path} is being written to by another judge: wait for it, or give another book") from None

@@ -21,10 +21,11 @@ from pyarrow import parquet
 from spoiled import bomb, encoded, picture
 
 from visalign import cli, scorers
+from visalign.data import store
 from visalign.data.inputs import inputs
 from visalign.data.scored import Row, ScoreFile
 from visalign.playground import captions, corpus, world
-from visalign.records import DataError
+from visalign.records import DataError, Preference
 from visalign.scorers import Rules
 from visalign.scoring import Sample, Scores, paired
 
@@ -63,6 +64,13 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
 
 def rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def kept(path: Path) -> dict[tuple[str, str, str], Row]:
+    """The rows of a file, which is let go again."""
+    file = ScoreFile(path)
+    file.release()
+    return file.rows
 
 
 def png(image: Image.Image) -> bytes:
@@ -215,7 +223,7 @@ def test_what_is_there_is_not_scored_again(
     out = tmp_path / f"s.{ending}"
     words = ("score", folder, "--out", out, "--scorers")
     assert said(capsys, *words, "rules")[0] == 0
-    before = {key: row.value for key, row in ScoreFile(out).rows.items()}
+    before = {key: row.value for key, row in kept(out).items()}
     asked: list[int] = []
     original = Rules.score
 
@@ -226,7 +234,7 @@ def test_what_is_there_is_not_scored_again(
     monkeypatch.setattr(Rules, "score", counted)
     assert said(capsys, *words, "rules,looks")[0] == 0
     assert asked == []
-    after = ScoreFile(out).rows
+    after = kept(out)
     assert len(after) == 12
     assert {key: row.value for key, row in after.items() if key[2] == "rules"} == before
     assert not list(tmp_path.glob(".*"))
@@ -365,3 +373,74 @@ def test_the_list_of_scorers_says_their_scales_and_one_says_all(capsys: pytest.C
         assert each in text
     assert "must be given" in said(capsys, "scorers", "show", "mps")[1]
     assert said(capsys, "scorers", "show", "mpz")[0] == 2
+
+
+# Files of others, and of others at work ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "my notes, one line", "x" * 50])
+def test_a_file_of_something_else_is_left_as_it_is(
+    text: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a row is cut away, since a kill leaves one; anything else is somebody's."""
+    out = tmp_path / "notes.jsonl"
+    out.write_text(text)
+    code, answer = said(capsys, "score", folder, "--scorers", "rules", "--out", out)
+    assert (code, "ends in what is no row of scores" in answer) == (2, True)
+    assert out.read_text() == text
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_one_process_writes_a_file_at_a_time(
+    ending: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"s.{ending}"
+    words = ("score", folder, "--scorers", "rules", "--out", out)
+    busy = ScoreFile(out)
+    code, text = said(capsys, *words)
+    assert (code, "is being written to by another process" in text) == (2, True)
+    busy.release()
+    assert said(capsys, *words)[0] == 0 and len(kept(out)) == 6
+
+
+def test_scores_that_lie_among_their_pictures_are_gone_on_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for scorers_named in ("rules", "rules, looks"):
+        code, text = said(capsys, "score", folder, "--scorers", scorers_named, "--out", folder / "scores.jsonl")
+        assert code == 0, text
+    assert len(kept(folder / "scores.jsonl")) == 12
+
+
+def test_a_picture_that_records_name_and_nobody_finds_is_a_row_with_its_reason(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write([Preference(PROMPTS[0], ("0.png", "gone.png"))], folder / "records.jsonl")
+    code, text = said(capsys, "score", folder / "records.jsonl", "--scorers", "rules", "--out", tmp_path / "s.jsonl")
+    assert code == 0, text
+    good, lost = rows(tmp_path / "s.jsonl")
+    assert good["value"] is not None
+    assert lost["value"] is None and "no such file" in str(lost["reason"])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--scorers", ","), "no scorer is named in ','"),
+        (("--scorers", "looks", "--set", "looks.value=["), "'[' is no YAML"),
+        (("--scorers", "ensemble", "--set", "ensemble.name=x"), "is not SCORER.KEY=VALUE with a scorer of ensemble"),
+        (("--scorers", "looks", "--prompts", "bad.txt"), "holds no prompts"),
+    ],
+)  # fmt: skip
+def test_words_that_cannot_be_are_told_in_a_line(
+    words: tuple[str, ...],
+    why: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
+    code, text = said(capsys, "score", folder, *words)
+    assert (code, why in text) == (2, True), text

@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from . import config
+from . import config, strict
 
 
 class UnknownName(ValueError):
@@ -217,14 +217,14 @@ def attribute(kind: str, name: str, package: str) -> Any:
 
 
 def _checked(made: Any, given: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The settings of something that is no dataclass, their names checked against its signature."""
+    """The settings of something that is no dataclass, their names and plain types checked against its signature."""
     known = inspect.signature(made).parameters
     for name in given.keys() - known.keys():
         raise BadSetting(f"unknown setting {kind}.{name}{config.suggestion(name, known)}")
     missing = [name for name, each in known.items() if each.default is each.empty and name not in given]
     if missing:
         raise BadSetting(f"{kind} needs {', '.join(missing)}")
-    return given
+    return {name: strict.plain(value, str(known[name].annotation), f"{kind}.{name}") for name, value in given.items()}
 
 
 def _is_dataclass(made: Any) -> bool:

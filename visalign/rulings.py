@@ -110,7 +110,7 @@ def write(rulings: Iterable[Ruling], path: Path) -> None:
 
 def read(path: Path) -> Iterator[Ruling]:
     """The rulings of a file; DataError says which line is none."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 yield Ruling.from_json(json.loads(line))

@@ -73,6 +73,17 @@ def check_choices(part: Any) -> None:
             raise ConfigError(f"{name} {value!r} is not one of {', '.join(map(str, words))}")
 
 
+def plain(value: Any, annotation: str, where: str) -> Any:
+    """A text or number of YAML as a parameter's annotation wants it, if that is a plain type; anything else as it is.
+
+    ConfigError for "abc" where a number is meant.
+    """
+    wanted = {kind.__name__: kind for kind in EXPECTED if kind is not Path}.get(annotation.removesuffix(" | None"))
+    if wanted is None or value is None or not isinstance(value, str | int | float):
+        return value
+    return _coerced_scalar(value, wanted, where)
+
+
 def _coerced(value: Any, kind: Any, where: str) -> Any:
     """`value` as the type `kind`, or a ConfigError that names where, what was given and what was expected."""
     origin, args = get_origin(kind), get_args(kind)

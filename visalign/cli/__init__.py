@@ -32,8 +32,11 @@ GIVEN_WRONG = (
     ("visalign.diffusion.source", "SpecError"),
     ("visalign.evaluation.comparison", "CannotJudge"),
     ("visalign.apps.safety", "Refused"),
+    *(("builtins", name) for name in ("FileNotFoundError", "FileExistsError", "NotADirectoryError")),
+    *(("builtins", name) for name in ("IsADirectoryError", "PermissionError")),
 )
 RUN_FAILED = (
+    ("builtins", "OSError"),  # a full disk, a network file system that went away
     ("visalign.training.checkpoint", "CheckpointError"),
     ("visalign.training.engine", "NonFiniteError"),
     ("visalign.training.learner", "NonFiniteError"),
@@ -67,6 +70,7 @@ def parser() -> Parser:
         distill,
         evaluate,
         generate,
+        guided,
         hallucinate,
         judge,
         label,
@@ -97,6 +101,7 @@ def parser() -> Parser:
         demo,
         train,
         generate,
+        guided,
         answer,
         label,
         judge,
@@ -161,7 +166,7 @@ def exit_code(error: Exception) -> int:
     if code is None:
         raise error
     if words.first_process():
-        print(f"visalign: {error}", file=sys.stderr)
+        print("visalign:", *(line.strip() for line in str(error).splitlines()), file=sys.stderr)
     return code
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def label(judge: ClipJudge, pairs: Sequence[Chosen], root: Path, out: Path, screen: Screen) -> int:
     """Write a record for every two clips, with scores (2, segments): P(each is the better one) in each segment.
 
-    Clips are opened two at a time. What cannot be compared gets empty scores.
+    Clips are opened two at a time. What cannot be compared gets empty scores; the exit code is 1 if that is all.
     """
     from ..data import store
 
@@ -47,7 +47,7 @@ def label(judge: ClipJudge, pairs: Sequence[Chosen], root: Path, out: Path, scre
     for reason, count in faults.most_common(1):
         screen.warn(f"{faults.total()} of {len(pairs)} pairs could not be compared, {count} of them: {reason}")
     screen.say(f"{len(made)} records in {out}")
-    return 0
+    return int(all(bool(each.isnan().all()) for each in said))
 
 
 def opened(record: Preference, i: int, j: int, root: Path) -> tuple[Sample, Sample] | str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from . import bench, hallucination, words
+from . import bench, chosen, hallucination, words
 from .generate import drawing_options, settings
 
 EXAMPLE = "visalign evaluate playground runs/demo/dpo --prompts playground:heldout:200 --judge rules"
@@ -23,6 +23,7 @@ def add(commands: words.Commands) -> None:
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures a prompt (1)")
     made.add_argument("--first-seed", type=int, default=0, metavar="S", help="start at this seed (0)")
     made.add_argument("--out", default="runs/evaluation", metavar="DIR", help="where to (runs/evaluation)")
+    chosen.setting(made)
     bench.options(made)
     hallucination.options(made)
     drawing_options(made)
@@ -39,7 +40,6 @@ def run(given: Any) -> int:
     """Draw with every model, judge, print the tables and write the report."""
     from pathlib import Path
 
-    from .. import registry
     from ..drawing import draw
     from ..evaluation import comparison
     from .screen import Screen
@@ -55,7 +55,7 @@ def run(given: Any) -> int:
     if len(set(given.models)) < max(2, len(given.models)):
         raise words.UsageError(f"evaluate compares different models, the base first; got {', '.join(given.models)}")
     screen, how = Screen(), settings(given)
-    scorers = [registry.build("scorer", name) for name in given.judge]
+    scorers = [scorer for scorer, _ in chosen.built(list(dict.fromkeys(given.judge)), given).values()]
     prompts = [prompt for prompt in words.prompts(given.prompts) for _ in range(given.seeds)]
     seeds = [given.first_seed + place % given.seeds for place in range(len(prompts))]
     names = short(given.models)

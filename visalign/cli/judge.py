@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 EXAMPLE = "visalign judge bias runs/pictures/labels-vlm.rulings --own sdxl-dpo"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # an item that ends otherwise is an answer in words
 Chosen = tuple["Preference", int, int]  # a record, and the indices of two of its items
 
 
@@ -45,30 +44,36 @@ def bias(given: Any) -> int:
     path = Path(given.rulings).expanduser()
     if not path.is_file():
         raise words.UsageError(f"no file of rulings at {path}: visalign label RECORDS --judge … writes one")
-    trusted = bias.trusted(sources.open_source(given.against)) if given.against else {}
+    found, screen = list(rulings.read(path)), Screen()
+    trusted = bias.trusted(sources.open_source(Path(given.against).expanduser())) if given.against else {}
+    if given.against and not (known := sum(bias.known(each, trusted) for each in found)):
+        raise words.UsageError(
+            f"{given.against} says nothing of the pairs of {path}: their prompts and items must agree"
+        )
+    if given.against:
+        screen.say(f"{known} of {len(found)} rulings are on pairs of {given.against}")
     own = frozenset(each for each in given.own.split(",") if each)
-    report = bias.examine(list(rulings.read(path)), own=own, trusted=trusted)
-    screen = Screen()
+    report = bias.examine(found, own=own, trusted=trusted)
     screen.table(f"What {path.stem} leans to", ["", "measured", "unbiased", "in words"], report.rows())
     if given.out:
-        replace_file(Path(given.out).expanduser(), report.text().encode())
+        out = Path(given.out).expanduser()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(out, report.text().encode())
         screen.say(f"the report is in {given.out}")
     return 0
 
 
-def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen) -> int:
+def label(asked: str, records: Sequence[Preference], root: Path, out: Path | None, batch: int, screen: Screen) -> int:
     """Ask a judge about every two items of every record, and write preferences and rulings; of clips, segments.
 
-    Answers are kept beside the output as they come: a run that was killed goes on without asking again.
+    Answers are kept beside the output as they come: a run that was killed goes on without asking again. The exit code
+    is 1 if nothing could be judged.
     """
-    from pathlib import Path
-
     from .. import rulings
     from ..data import store
     from . import clips
 
-    out = Path(given.out).expanduser() if given.out else None
-    judge = _built(given.judge, (out.parent if out else root) / ".judge-answers")
+    judge = _built(asked, (out.parent if out else root) / ".judge-answers")
     out = out or root / f"labels-{judge.name}.parquet"
     pairs = [(record, i, j) for record in records for i, j in combinations(range(len(record.items)), 2)]
     if not pairs:
@@ -78,8 +83,8 @@ def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen)
     made: dict[str, Preference] = {}
     said: list[Ruling] = []
     with closing(judge), screen.stage(f"compare with {judge.name}", total=len(pairs)) as stage:
-        for start in range(0, len(pairs), given.batch):
-            part = pairs[start : start + given.batch]
+        for start in range(0, len(pairs), batch):
+            part = pairs[start : start + batch]
             for chosen, ruled in zip(part, ruled_on(judge, part, root), strict=True):
                 said += ruled
                 made |= {each.key: each for each in settled(judge, chosen, ruled, root, out.parent)}
@@ -87,7 +92,7 @@ def label(records: Sequence[Preference], root: Path, given: Any, screen: Screen)
     store.write(list(made.values()), out)
     rulings.write(said, out.with_suffix(".rulings"))
     _tell(list(made.values()), said, out, screen)
-    return 0
+    return int(not any(each.valid for each in said))
 
 
 def _built(given: str, book: Path) -> PairJudge | ClipJudge:
@@ -128,23 +133,25 @@ def ruled_on(judge: PairJudge, pairs: Sequence[Chosen], root: Path) -> list[list
 
 def opened(record: Preference, i: int, j: int, root: Path) -> tuple[tuple[Sample, Sample], tuple[float, float]] | str:
     """Two items as samples with their sizes (bytes of pictures, words of answers), or why one cannot be opened."""
-    from ..data import media
     from ..images import ImageError
-    from ..scoring import Sample
 
     try:
-        source = media.fetch(record.media[0], root) if record.media else None
-        made: list[tuple[Sample, float]] = []
-        for item in (record.items[i], record.items[j]):
-            if _is_picture(item):
-                content = media.fetch(item, root)
-                made.append((Sample(record.prompt, image=content, user=record.user, source=source), len(content)))
-            else:
-                made.append((Sample(record.prompt, answer=item, user=record.user, source=source), len(item.split())))
+        (one, size), (other, other_size) = (shown(record, record.items[place], root) for place in (i, j))
     except ImageError as error:
         return str(error)
-    (one, size), (other, other_size) = made
     return (one, other), (size, other_size)
+
+
+def shown(record: Preference, item: str, root: Path) -> tuple[Sample, float]:
+    """An item as a sample with its size: bytes of a picture's file, words of an answer. Raises ImageError."""
+    from ..data import media
+    from ..scoring import Sample
+
+    source = media.fetch(record.media[0], root) if record.media else None
+    if record.answers:
+        return Sample(record.prompt, answer=item, user=record.user, source=source), len(item.split())
+    content = media.fetch(item, root)
+    return Sample(record.prompt, image=content, user=record.user, source=source), len(content)
 
 
 def settled(
@@ -154,7 +161,7 @@ def settled(
     from dataclasses import replace
 
     record, i, j = chosen
-    pair = taken(record, i, j, root, beside, paths=_is_picture(record.items[i]) and _is_picture(record.items[j]))
+    pair = taken(record, i, j, root, beside, paths=not record.answers)
     silent = {each.aspect: each.chance for each in ruled}
     for aspect, chance in (judge.settled(ruled) if any(each.valid for each in ruled) else silent).items():
         verdict = None if chance != chance else "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
@@ -183,10 +190,6 @@ def taken(record: Preference, i: int, j: int, root: Path, beside: Path, *, paths
         shown_first=None,
         key="",
     )
-
-
-def _is_picture(item: str) -> bool:
-    return ".parquet#" in item or item.lower().endswith(PICTURES)
 
 
 def _tell(made: Sequence[Preference], said: Sequence[Ruling], out: Path, screen: Screen) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import words
+from . import chosen, words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..data.inputs import Input
     from ..data.scored import Row, ScoreFile
-    from ..scoring import Scorer
+    from ..images import ImageError, Picture
+    from ..scoring import Scorer, Scores
     from .screen import Screen
 
 EXAMPLE = "visalign score pictures/ --prompt 'a red circle' --scorers rules --out scores.jsonl"
@@ -30,11 +31,7 @@ def add(commands: words.Commands) -> None:
     prompts.add_argument("--prompt", metavar="TEXT", help="one prompt for all (else what lies beside each picture)")
     prompts.add_argument("--prompts", metavar="FILE", help="a prompt for each picture, in order")
     made.add_argument("--scorers", required=True, metavar="A,B", help="by name (visalign scorers list)")
-    made.add_argument(
-        "--set", action="append", default=[], metavar="SCORER.KEY=VALUE", help="a setting, as in hpsv2.1.weights=FILE"
-    )
-    made.add_argument("--device", help="where scorers with a network run (cpu)")
-    made.add_argument("--allow-download", action="store_true", help="whether scorers may ask the hub for their weights")
+    chosen.options(made)
     made.add_argument("--out", metavar="FILE", help="a .jsonl or .parquet file; an existing one is added to")
 
 
@@ -46,47 +43,27 @@ def run(given: Any) -> int:
     from ..data.scored import ScoreFile
     from .screen import Screen
 
-    screen, names = Screen(), [each for each in given.scorers.split(",") if each]
-    made = {name: built(name, given) for name in dict.fromkeys(names)}
+    screen, made = Screen(), chosen.built(chosen.apart(given.scorers), given)
+    scorers = [scorer for scorer, _ in made.values()]
     with tempfile.TemporaryDirectory() as folder:
         file = ScoreFile(Path(given.out).expanduser() if given.out else Path(folder) / "scores.jsonl")
-        file.admit({scorer.name: said for scorer, said in made.values()})
-        scorers = [scorer for scorer, _ in made.values()]
-        wanted = list(_score([Path(each).expanduser() for each in given.pictures], given, scorers, file, screen))
-        file.close()
+        try:
+            file.admit({scorer.name: described(scorer, asked) for scorer, asked in made.values()})
+            wanted = list(_score([Path(each).expanduser() for each in given.pictures], given, scorers, file, screen))
+            file.close()
+        finally:
+            file.release()
         return show(wanted, file, [each.name for each in scorers], screen, given.out)
 
 
-def built(name: str, given: Any) -> tuple[Scorer, dict[str, Any]]:
-    """A scorer with its settings, and what is written down of it."""
-    import inspect
-
-    from .. import __version__, registry
+def described(scorer: Scorer, asked: dict[str, Any]) -> dict[str, Any]:
+    """What is written down of a scorer."""
+    from .. import __version__
     from ..config import plain
     from ..scoring import Specified
 
-    asked = settings(name, given.set, given.scorers.split(","))
-    known = inspect.signature(registry.load("scorer", name)).parameters
-    everyone = {"device": given.device, "allow_download": given.allow_download or None}
-    shared = {key: value for key, value in everyone.items() if value is not None and key in known}
-    scorer: Scorer = registry.build("scorer", {**shared, **asked, "name": name})
     spec = plain(scorer.spec) if isinstance(scorer, Specified) else None
-    return scorer, {"settings": asked, "spec": spec, "visalign": __version__}
-
-
-def settings(name: str, changes: Sequence[str], scorers: Sequence[str]) -> dict[str, Any]:
-    """The settings of one scorer among `SCORER.KEY=VALUE` changes; a scorer's name may have dots."""
-    import yaml
-
-    found: dict[str, Any] = {}
-    for change in changes:
-        path, equals, value = change.partition("=")
-        owner, _, key = path.rpartition(".")
-        if not equals or owner not in scorers or not key:
-            raise words.UsageError(f"--set {change} is not SCORER.KEY=VALUE with a scorer of {', '.join(scorers)}")
-        if owner == name:
-            found[key] = yaml.safe_load(value)
-    return found
+    return {"settings": asked, "spec": spec, "visalign": __version__}
 
 
 def _score(
@@ -97,7 +74,7 @@ def _score(
 
     from ..data.inputs import inputs
 
-    found = chain.from_iterable(map(inputs, paths))
+    found = chain.from_iterable(inputs(path, file.own) for path in paths)
     with screen.stage("score") as stage:
         for part in batches(prompted(found, given, any(map(reads_prompts, scorers)))):
             for scorer in scorers:
@@ -139,24 +116,42 @@ def batches(found: Iterator[Input]) -> Iterator[list[Input]]:
 
 
 def rows(scorer: Scorer, found: Sequence[Input]) -> list[Row]:
-    """What a scorer says of pictures, as rows of the file."""
-    from ..data.scored import Row, number
+    """What a scorer says of pictures, as rows of the file; of one that is not where it should be, why there is none."""
+    from ..images import ImageError
     from ..scoring import Sample
 
-    said = scorer.score([Sample(each.prompt or "", image=each.read()) for each in found])
-    return [
-        Row(
-            image=each.name,
-            prompt=each.prompt or "",
-            scorer=scorer.name,
-            value=number(float(said.values[row])) if said.judged[row] else None,
-            reason=said.reasons.get(row),
-            truncated=None if said.truncated is None else bool(said.truncated[row]),
-            sigma=None if said.sigma is None else number(float(said.sigma[row])),
-            aspects={name: float(part[row]) for name, part in said.aspects.items() if bool(part[row].isfinite())},
-        )
-        for row, each in enumerate(found)
+    read = [_read(each) for each in found]
+    lost = {row: str(each) for row, each in enumerate(read) if isinstance(each, ImageError)}
+    samples = [
+        Sample(one.prompt or "", image=None if isinstance(each, ImageError) else each)
+        for one, each in zip(found, read, strict=True)
     ]
+    said = scorer.score(samples)
+    return [_row(scorer.name, each, said, row, lost.get(row)) for row, each in enumerate(found)]
+
+
+def _read(found: Input) -> Picture | ImageError:
+    from ..images import ImageError
+
+    try:
+        return found.read()
+    except ImageError as error:
+        return error
+
+
+def _row(scorer: str, found: Input, said: Scores, row: int, lost: str | None) -> Row:
+    from ..data.scored import Row, number
+
+    return Row(
+        image=found.name,
+        prompt=found.prompt or "",
+        scorer=scorer,
+        value=number(float(said.values[row])) if said.judged[row] and lost is None else None,
+        reason=lost or said.reasons.get(row),
+        truncated=None if said.truncated is None else bool(said.truncated[row]),
+        sigma=None if said.sigma is None else number(float(said.sigma[row])),
+        aspects={name: float(part[row]) for name, part in said.aspects.items() if bool(part[row].isfinite())},
+    )
 
 
 def show(wanted: Sequence[tuple[str, str]], file: ScoreFile, scorers: Sequence[str], screen: Screen, out: Any) -> int:

@@ -6,7 +6,7 @@ import ipaddress
 import os
 from typing import Any
 
-from . import words
+from . import chosen, words
 
 EXAMPLE = "visalign serve --scorers rules,playground_hps --port 8090"
 
@@ -15,11 +15,7 @@ def add(commands: words.Commands) -> None:
     """The command."""
     made = words.command(commands, "serve", "scorers over HTTP, in batches across requests", EXAMPLE, run)
     made.add_argument("--scorers", required=True, metavar="A,B", help="by name (visalign list scorer)")
-    made.add_argument(
-        "--set", action="append", default=[], metavar="SCORER.KEY=VALUE", help="a setting, as in hpsv2.1.weights=FILE"
-    )
-    made.add_argument("--device", help="where scorers with a network run (cpu)")
-    made.add_argument("--allow-download", action="store_true", help="whether scorers may ask the hub for their weights")
+    chosen.options(made)
     made.add_argument("--host", default="127.0.0.1", metavar="NAME", help="listen here (127.0.0.1); others need a key")
     made.add_argument("--port", type=int, default=8090, metavar="N", help="listen here (8090)")
     made.add_argument("--key", help="what callers must send; better in the variable VISALIGN_API_KEY")
@@ -35,17 +31,14 @@ def run(given: Any) -> int:
     import uvicorn
 
     from .. import registry
-    from .score import built
     from .screen import Screen
 
     key = given.key or os.environ.get("VISALIGN_API_KEY")
     if not key and not local(given.host):
         raise words.UsageError(f"--host {given.host} lets others in: give --key, or set VISALIGN_API_KEY")
-    screen, names = Screen(), list(dict.fromkeys(each for each in given.scorers.split(",") if each))
-    if not names:
-        raise words.UsageError("--scorers names none")
+    screen, names = Screen(), chosen.apart(given.scorers)
     with screen.stage(f"load {', '.join(names)}"):
-        scorers = {name: built(name, given)[0] for name in names}
+        scorers = {name: scorer for name, (scorer, _) in chosen.built(names, given).items()}
     app = registry.load("app", "score_api")(
         scorers, limits=limits(given), key=key, hosts=[given.host, *given.allow_host]
     )

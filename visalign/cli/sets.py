@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import words
+from . import label, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..evaluation.sets import SetReward
+    from ..evaluation.sets import Embedder, SetReward
+    from ..records import Preference
     from ..scoring import Sample
     from .screen import Screen
 
-    Features = Callable[[list[Sample], Screen], NDArray[np.float64]]
+    Places = list[tuple[Preference, str]]  # items with the records that they are of
+    Features = Callable[[Places, Path, Screen], NDArray[np.float64]]
 
 EXAMPLE = "visalign sets runs/pictures/records.jsonl --reward vendi --embedder playground_hps --out runs/sets.parquet"
 REWARDS = {
@@ -48,15 +50,15 @@ def run(given: Any) -> int:
 
     from ..data import halves, media, sources, store
     from ..jobs import denoising
-    from .label import seen
     from .screen import Screen
 
-    screen, out = Screen(), Path(given.out)
+    words.at_least_one(given, "batch")
+    screen, out = Screen(), words.out_file(given.out)
     path = denoising.votes() if given.records == "playground" else Path(given.records).expanduser()
     features, reward = rewarding(given, screen)
     pairs, root = halves.twos(sources.open_source(path)), sources.root(path)
-    samples = list(seen(pairs, root))
-    made, split = halves.divided(pairs, features(samples, screen), reward, f"dragon:{given.reward}")
+    places = [(record, item) for record in pairs for item in record.items]
+    made, split = halves.divided(pairs, features(places, root, screen), reward, f"dragon:{given.reward}")
     store.write([replace(each, items=media.seen_from(each.items, root, out.parent)) for each in made], out)
     first, second = split.starts
     screen.say(f"reward of all first drawings {first:.4g}, of all second ones {second:.4g}, good set {split.value:.4g}")
@@ -67,6 +69,8 @@ def run(given: Any) -> int:
 
 def rewarding(given: Any, screen: Screen) -> tuple[Features, SetReward]:
     """What is known of each picture, (n, d), and the reward of a set of that."""
+    import numpy as np
+
     from ..evaluation import sets
 
     if given.reward == "instance":
@@ -74,10 +78,12 @@ def rewarding(given: Any, screen: Screen) -> tuple[Features, SetReward]:
     embedded = embedding(given)
     if given.reward == "vendi":
         return embedded, sets.vendi
-    exemplars = embedded(exemplary(given.exemplars), screen)
+    exemplars = embedded(*exemplary(given.exemplars), screen)
+    if np.isnan(exemplars).any():
+        raise words.UsageError(f"{given.exemplars} holds pictures that cannot be read: take them out")
     if given.reward == "frechet":
         return embedded, sets.Frechet.to(exemplars)
-    return (lambda samples, watched: sets.likeness(embedded(samples, watched), exemplars)), sets.average
+    return (lambda places, root, watched: sets.likeness(embedded(places, root, watched), exemplars)), sets.average
 
 
 def scored(given: Any) -> Features:
@@ -90,11 +96,11 @@ def scored(given: Any) -> Features:
         raise words.UsageError("--reward instance needs --scorer (visalign list scorer)")
     scorer = registry.build("scorer", words.named(given.scorer))
 
-    def score(samples: list[Sample], screen: Screen) -> NDArray[np.float64]:
+    def score(places: Places, root: Path, screen: Screen) -> NDArray[np.float64]:
         values: list[float] = []
-        with screen.stage(f"judge with {scorer.name}", total=len(samples)) as stage:
-            for start in range(0, len(samples), given.batch):
-                values += scorer.score(samples[start : start + given.batch]).values.tolist()
+        with screen.stage(f"judge with {scorer.name}", total=len(places)) as stage:
+            for start in range(0, len(places), given.batch):
+                values += label.judged(scorer, list(label.samples(places[start : start + given.batch], root)))[0]
                 stage(len(values))
         return np.array(values)[:, None]
 
@@ -114,29 +120,36 @@ def embedding(given: Any) -> Features:
     if not isinstance(embedder, Embedder):
         raise words.UsageError(f"{given.embedder} embeds no pictures; take a CLIP scorer, such as playground_hps")
 
-    def embed(samples: list[Sample], screen: Screen) -> NDArray[np.float64]:
+    def embed(places: Places, root: Path, screen: Screen) -> NDArray[np.float64]:
         rows: list[NDArray[np.float64]] = []
-        with screen.stage(f"embed with {embedder.name}", total=len(samples)) as stage:
-            for start in range(0, len(samples), given.batch):
-                some = [each.image for each in samples[start : start + given.batch] if each.image is not None]
-                rows.append(embedder.embed(some).double().numpy())
-                stage(start + len(some))
+        with screen.stage(f"embed with {embedder.name}", total=len(places)) as stage:
+            for start in range(0, len(places), given.batch):
+                rows.append(_embedded(embedder, list(label.samples(places[start : start + given.batch], root))))
+                stage(start + len(rows[-1]))
         return np.concatenate(rows)
 
     return embed
 
 
-def exemplary(folder: str | None) -> list[Sample]:
-    """The pictures of a folder."""
+def _embedded(embedder: Embedder, found: Sequence[Sample | str]) -> NDArray[np.float64]:
+    """(n, d), NaN in the row of what cannot be opened."""
+
+    pictures = [b"" if isinstance(each, str) or each.image is None else each.image for each in found]
+    rows: NDArray[np.float64] = embedder.embed(pictures).double().numpy()  # nothing is no picture: a row of NaN
+    return rows
+
+
+def exemplary(folder: str | None) -> tuple[Places, Path]:
+    """The pictures of a folder, and the folder."""
     from pathlib import Path
 
-    from ..scoring import Sample
-    from .label import ENDINGS
+    from ..records import Preference
 
     if not folder:
         raise words.UsageError("this reward needs --exemplars, a folder of pictures")
-    files: list[Path] = sorted(Path(folder).expanduser().glob("*"))
-    found = [Sample("", image=file) for file in files if file.suffix.lower() in ENDINGS]
-    if len(found) < 2:
-        raise words.UsageError(f"{folder} holds {len(found)} pictures; exemplars are two or more")
-    return found
+    root = Path(folder).expanduser()
+    names = tuple(file.name for file in sorted(root.glob("*")) if file.suffix.lower() in label.ENDINGS)
+    if len(names) < 2:
+        raise words.UsageError(f"{folder} holds {len(names)} pictures; exemplars are two or more")
+    record = Preference("exemplars", names)
+    return [(record, name) for name in names], root

@@ -34,6 +34,25 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def at_least_one(given: Any, *names: str) -> None:
+    """UsageError for a number among the options of that name that is below 1."""
+    for name in names:
+        if getattr(given, name) < 1:
+            raise UsageError(f"--{name} must be at least 1, got {getattr(given, name)}")
+
+
+def out_file(given: str) -> Path:
+    """Where records go, told before the work is done: a .parquet or .jsonl file, or a new folder of shards."""
+    path = Path(given).expanduser()
+    if path.suffix not in ("", ".parquet", ".jsonl"):
+        raise UsageError(f"--out {given} should end in .parquet or .jsonl")
+    if path.suffix and path.is_dir():
+        raise UsageError(f"--out {given} is a folder: name a file in it")
+    if not path.suffix and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise UsageError(f"--out {given} is there already: name a .parquet or .jsonl file, or a new folder")
+    return path
+
+
 def prompts(given: str) -> list[str]:
     """Prompts from a text file (one a line), a JSON list, JSON lines with a `prompt`, or the text itself.
 
@@ -54,8 +73,8 @@ def prompts(given: str) -> list[str]:
 
 
 def _read(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
             return [json.loads(line)["prompt"] for line in text.splitlines() if line.strip()]
         return [str(each) for each in json.loads(text)] if path.suffix == ".json" else text.splitlines()

@@ -35,12 +35,11 @@ def hpd(path: Path) -> list[Preference]:
 
 
 def _pair(row: Mapping[str, Any], where: str, folder: str) -> Preference:
-    if missing := [name for name in ("prompt", "file_path", "human_preference") if name not in row]:
-        raise DataError(f"{where} has no {missing[0]!r} but {', '.join(row)}")
+    _holding(row, where, "file_path", "human_preference")
     try:
         items, votes = tuple(f"{folder}{name}" for name in row["file_path"]), np.asarray(row["human_preference"], float)
         return Preference(row["prompt"], items, votes, scale="votes", judge="hpd")
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, TypeError) as error:
         raise DataError(f"{where}: {error}") from None
 
 
@@ -93,15 +92,24 @@ def _json(path: Path) -> Any:
 
 def _ranked(row: Mapping[str, Any], items: str, ranks: str, where: str, judge: str, folder: str) -> Preference:
     """A record of one prompt's pictures and their ranks."""
-    if missing := [name for name in ("prompt", items, ranks) if name not in row]:
-        raise DataError(f"{where} has no {missing[0]!r} but {', '.join(row)}")
+    _holding(row, where, items, ranks)
     if len(row[items]) != len(row[ranks]):
         raise DataError(f"{where}: {len(row[items])} pictures and {len(row[ranks])} ranks")
     names = tuple(f"{folder}{name}" for name in row[items])
     try:
         return Preference(row["prompt"], names, -np.asarray(row[ranks], dtype=np.float64), judge=judge)
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, TypeError) as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def _holding(row: Mapping[str, Any], where: str, *lists: str) -> None:
+    """DataError for a row without a prompt, or where one of these is no list."""
+    if missing := [name for name in ("prompt", *lists) if name not in row]:
+        raise DataError(f"{where} has no {missing[0]!r} but {', '.join(row)}")
+    if not isinstance(row["prompt"], str):
+        raise DataError(f"{where}: prompt is a text, got {row['prompt']!r}")
+    if wrong := [name for name in lists if not isinstance(row[name], list)]:
+        raise DataError(f"{where}: {wrong[0]} is a list, got {row[wrong[0]]!r}")
 
 
 def _votes(path: Path, folder: Path) -> Iterator[Preference]:

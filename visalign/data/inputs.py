@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from .sources import PICTURES
 
 PROMPTS = ("prompt", "caption", "text")  # names of a column or a key that hold it, in order of preference
 IMAGES = ("image", "jpg", "png", "webp")  # names of a column
+PACKED = (".tar", ".parquet", ".jsonl")  # endings of files that hold many
 TEXT_ENDINGS = (".txt", ".caption")
 
 
@@ -33,12 +34,12 @@ class Input:
     prompt: str | None  # None: nothing beside it says
 
 
-def inputs(path: Path) -> Iterator[Input]:
-    """Every picture at a path, in order of name. Raises DataError, or Misuse where nothing is."""
+def inputs(path: Path, but: Collection[Path] = ()) -> Iterator[Input]:
+    """Every picture at a path, in order of name; files in `but` are not looked at. Raises DataError, or Misuse."""
     if not path.exists():
         raise Misuse(f"no such file or folder: {path}")
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, {each.resolve() for each in but})
     if path.suffix.lower() in PICTURES:
         return iter([_file(path)])
     if path.suffix == ".tar":
@@ -50,12 +51,12 @@ def inputs(path: Path) -> Iterator[Input]:
     raise DataError(f"{path} is no picture, .tar, .parquet or .jsonl file")
 
 
-def _folder(path: Path) -> Iterator[Input]:
+def _folder(path: Path, but: Collection[Path]) -> Iterator[Input]:
     """Pictures in it and below; or its shards, tables and records, if it has any."""
     if (path / "win").is_dir() and (path / "lose").is_dir():
         yield from _records(path)
         return
-    packed = [file for file in sorted(path.iterdir()) if file.suffix in (".tar", ".parquet", ".jsonl")]
+    packed = [file for file in sorted(path.iterdir()) if file.suffix in PACKED and file.resolve() not in but]
     found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURES and file.is_file()]
     if packed and found:
         raise DataError(f"{path} holds pictures and {packed[0].name}: name the files that are meant")
@@ -67,8 +68,8 @@ def _folder(path: Path) -> Iterator[Input]:
 
 
 def _file(path: Path) -> Input:
-    beside = next((file for each in TEXT_ENDINGS if (file := path.with_suffix(each)).is_file()), None)
-    return Input(str(path), lambda: path, beside.read_text(encoding="utf-8").strip() if beside else None)
+    told = (sources.beside(path.with_suffix(each)) for each in TEXT_ENDINGS)
+    return Input(str(path), lambda: path, next((text for text in told if text is not None), None))
 
 
 def _holds_records(path: Path) -> bool:

@@ -44,7 +44,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{stamp}-{name}-{uuid.uuid4().hex[:8]}{ENDING}"
         self._lock, self._file = Lock(), self.path.open("xb")
-        _held(self._file)
+        held(self._file)
 
     def append(self, *records: Preference, **notes: Any) -> None:
         """Write votes that belong together; on return they are on the disk."""
@@ -122,11 +122,11 @@ def finished(folder: Path) -> list[Path]:
 
 def _free(path: Path) -> bool:
     with path.open("rb") as file:
-        return _held(file)
+        return held(file)
 
 
-def _held(file: IO[bytes]) -> bool:
-    """Take the file's lock, which falls with the process; False if another holds it."""
+def held(file: IO[bytes]) -> bool:
+    """Take an open file's lock, which falls when it is closed or the process ends; False if another holds it."""
     if sys.platform == "win32":  # where a file that is open cannot be moved away
         return True
     import fcntl
@@ -136,3 +136,8 @@ def _held(file: IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def begun(rest: bytes, opening: bytes) -> bool:
+    """Whether what stands behind the last line end can be the beginning of a line that a kill cut off."""
+    return rest.startswith(opening) or opening.startswith(rest)

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from ..records import DataError
+from .journal import begun, held
 from .shards import replace_file
 from .store import opened
 
@@ -36,6 +37,7 @@ SCHEMA = pa.schema(
     ]
 )
 ENDINGS = (".jsonl", ".parquet")
+OPENING = b'{"image": "'  # of every line
 Key = tuple[str, str, str]  # image, prompt, scorer
 
 
@@ -59,7 +61,11 @@ class Row:
 
 
 class ScoreFile:
-    """The rows of one file, read when it is opened and added to by `add`; `close` makes the parquet file."""
+    """The rows of one file, read when it is opened and added to by `add`; `close` makes the parquet file.
+
+    One process has it open at a time. Raises DataError for a file that is being written to, or holds anything else,
+    which is left as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         if path.suffix not in ENDINGS:
@@ -68,15 +74,20 @@ class ScoreFile:
         self.growing = path if path.suffix == ".jsonl" else path.with_name(f".{path.name}.partial.jsonl")
         self.note = path.with_name(f"{path.name}.scorers.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = list(_parquet_rows(path)) if path.suffix == ".parquet" and path.exists() else []
-        self.rows = {row.key: row for row in [*before, *_json_rows(self.growing)]}
+        self._file = _locked(self.growing, path)
+        try:
+            before = list(_parquet_rows(path)) if path.suffix == ".parquet" and path.exists() else []
+            self.rows = {row.key: row for row in [*before, *_json_rows(self._file, self.growing)]}
+        except DataError:
+            self.release()
+            raise
 
     def __contains__(self, key: Key) -> bool:
         return key in self.rows
 
     def admit(self, scorers: Mapping[str, Any]) -> None:
         """Write down what each scorer is; DataError if one of that name was something else before."""
-        known = json.loads(self.note.read_text(encoding="utf-8")) if self.note.exists() else {}
+        known = _known(self.note)
         given = json.loads(json.dumps(dict(scorers), default=str))
         for name in known.keys() & given.keys():
             if known[name] != given[name]:
@@ -86,36 +97,74 @@ class ScoreFile:
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows; on return they are on the disk."""
         made = list(rows)
-        with self.growing.open("ab") as file:
-            file.write("".join(_line(row) for row in made).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        self._file.write("".join(_line(row) for row in made).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self.rows |= {row.key: row for row in made}
 
     def close(self) -> None:
-        """Make the parquet file of all rows, if that is what was asked for."""
+        """Make the parquet file of all rows, if that is what was asked for, and let go of it."""
         if self.path != self.growing:
             replace_file(self.path, _parquet(self.rows.values()))
+            self._file.truncate(0)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the file; rows that are not in parquet yet wait beside it for the next run."""
+        if not self._file.closed and self.path != self.growing and not os.fstat(self._file.fileno()).st_size:
             self.growing.unlink(missing_ok=True)
+        self._file.close()
+
+    @property
+    def own(self) -> tuple[Path, Path]:
+        """What it writes rows to: no input, should it lie among them."""
+        return self.path, self.growing
+
+
+def _locked(path: Path, named: Path) -> IO[bytes]:
+    """The file of that name, open and locked."""
+    while True:
+        file = path.open("a+b")
+        if not held(file):
+            file.close()
+            raise DataError(f"{named} is being written to by another process: wait for it, or write to another file")
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()  # its owner put the rows into parquet and removed it meanwhile
+
+
+def _known(note: Path) -> dict[str, Any]:
+    """What the scorers of a file are said to be."""
+    if not note.exists():
+        return {}
+    try:
+        return dict(json.loads(note.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{note} is no note on scorers ({error}): delete it, or write to another file") from None
 
 
 def _line(row: Row) -> str:
     return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
-    """The whole lines of a file; one without its end was cut off by a kill, and is cut away so that it can grow."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
+def _json_rows(file: IO[bytes], path: Path) -> list[Row]:
+    """The whole lines of an open file; one without its end was cut off by a kill, and is cut away so that it can grow.
+
+    The file is left at its end.
+    """
+    file.seek(0)
+    content = file.read()
     whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    found = []
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         try:
-            yield Row(**json.loads(line))
+            found.append(Row(**json.loads(line)))
         except (ValueError, TypeError) as error:
             raise DataError(f"{path}:{number} is no row of scores ({error}): write to another file") from None
+    if not begun(content[whole:], OPENING):
+        raise DataError(f"{path} ends in what is no row of scores ({content[whole:][:40]!r}): write to another file")
+    file.truncate(whole)
+    return found
 
 
 def _parquet(rows: Iterable[Row]) -> bytes:

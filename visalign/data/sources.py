@@ -93,10 +93,10 @@ def pairs_folder(path: Path) -> list[Preference]:
 
 
 def _folder_pair(path: Path, name: str, winner: Path, loser: Path) -> Preference:
-    prompt = _text(winner.with_suffix(".txt"))
+    prompt = beside(winner.with_suffix(".txt"))
     if prompt is None:
         raise DataError(f"{winner} has no prompt: write it to {winner.with_suffix('.txt')}")
-    other = _text(loser.with_suffix(".txt"))
+    other = beside(loser.with_suffix(".txt"))
     return Preference(
         prompt=prompt,
         items=(winner.relative_to(path).as_posix(), loser.relative_to(path).as_posix()),
@@ -120,7 +120,8 @@ def _pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _text(path: Path) -> str | None:
+def beside(path: Path) -> str | None:
+    """The text of a file without white space around it; None if there is no such file. Raises DataError."""
     try:
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
     except UnicodeDecodeError:
@@ -163,7 +164,7 @@ def _pickapic_row(row: dict[str, Any], place: str) -> dict[str, Any]:
 
 def prompts(path: Path) -> list[Preference]:
     """A text file with a prompt a line, for methods that train on what the model draws itself."""
-    lines = (_text(path) or "").splitlines()
+    lines = (beside(path) or "").splitlines()
     return [Preference(line) for line in dict.fromkeys(line.strip() for line in lines) if line]
 
 

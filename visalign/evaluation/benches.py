@@ -75,7 +75,7 @@ def image_reward_macro(prompts: Sequence[Ranked]) -> Interval:
 
 
 def _strict(gaps: Floats) -> Floats:
-    """Pairs that people do not tie; ValueError if there is none at all to speak of."""
+    """Pairs that people do not tie."""
     strict: Floats = gaps[gaps[:, 1] != 0]
     return strict
 
@@ -92,6 +92,9 @@ class PickAPic:
     accuracy: float
     threshold: float  # probabilities that differ by at most this are a tie
     pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.4f} at {self.threshold:g}"
 
 
 def pick_a_pic(
@@ -159,8 +162,11 @@ def _by_prompt(prompts: Sequence[Ranked], score: Callable[[Ranked], float | None
     return mean([value for _, value in found], [number for number, _ in found])
 
 
-def summary(prompts: Sequence[Ranked], temperature: float = 1.0) -> dict[str, float | int | str]:
-    """Every protocol that ranked pictures allow, by name, and how many pictures could not be judged."""
+def summary(prompts: Sequence[Ranked], temperature: float = 1.0) -> dict[str, float | int | Interval | None]:
+    """Every protocol that ranked pictures allow, by name, and how many pictures could not be judged.
+
+    None where people tie everything. ValueError where no prompt has two pictures that could be judged.
+    """
     gaps = np.concatenate([each.pairs() for each in prompts])
     if not len(gaps):
         raise ValueError(f"none of {len(prompts)} prompts has two pictures that could be judged")
@@ -171,10 +177,10 @@ def summary(prompts: Sequence[Ranked], temperature: float = 1.0) -> dict[str, fl
     return {
         "pairs": len(gaps),
         "ties among them": int((outcomes == 0.5).sum()),
-        "HPD v2 (1 - inversions, by prompt)": str(hpd_v2(prompts)),
-        "ImageReward (pooled, ties of the scorer wrong)": image_reward(prompts) if strict else "—",
-        "ImageReward by prompt": str(image_reward_macro(prompts)) if strict else "—",
-        "pairs without ties, ties of the scorer 1/2": curve.accuracy if strict else "—",
+        "HPD v2 (1 - inversions, by prompt)": hpd_v2(prompts),
+        "ImageReward (pooled, ties of the scorer wrong)": image_reward(prompts) if strict else None,
+        "ImageReward by prompt": image_reward_macro(prompts) if strict else None,
+        "pairs without ties, ties of the scorer 1/2": curve.accuracy if strict else None,
         "with ties, calibrated (Deutsch et al.)": calibrated.accuracy,
         "calibration error": curve.error,
         "pictures not judged": int(sum(np.isnan(each.said).sum() for each in prompts)),

@@ -11,10 +11,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from ..data.comparisons import compared
 from ..records import DataError, Preference
 from ..rulings import Ruling
 from . import ruled
@@ -65,16 +67,24 @@ class Report:
 
 
 def trusted(records: Iterable[Preference]) -> dict[Pair, float]:
-    """What people, or a judge to be trusted, think of pairs; of several records on a pair, the mean."""
+    """What people, or a judge to be trusted, think of pairs; of several records on a pair, the mean.
+
+    Of rankings every two items; of utilities the greater one is surely better.
+    """
     found: defaultdict[Pair, list[float]] = defaultdict(list)
     for each in records:
-        said = {"first": 1.0, "second": 0.0, "tie": 0.5}.get(each.verdict or "")
-        if said is None and each.scale == "probability" and len(each.items) == 2:
-            said = float(each.utilities[0])
-        if said is not None and not math.isnan(said):
-            pair, turned = ruled.named(each.prompt, (each.items[0], each.items[1]), each.aspect)
-            found[pair].append(1 - said if turned else said)
+        table = compared(each, ties="half")
+        pairs = [] if isinstance(table, str) else combinations(range(len(each.items)), 2)
+        for i, j in pairs:
+            pair, turned = ruled.named(each.prompt, (each.items[i], each.items[j]), each.aspect)
+            if not math.isnan(said := float(table[i][j])):
+                found[pair].append(1 - said if turned else said)
     return {pair: float(np.mean(said)) for pair, said in found.items()}
+
+
+def known(ruling: Ruling, trusted: Trusted) -> bool:
+    """Whether something is trusted of a ruling's pair."""
+    return ruled.looked_up(ruled.straight(ruling), trusted) is not None
 
 
 def examine(

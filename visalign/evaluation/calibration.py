@@ -118,6 +118,12 @@ class Row:
         return (self.right + self.tied / 2) / count if count else float("nan")
 
 
+def counted(gaps: ArrayLike, true: ArrayLike) -> Row:
+    """What a scorer makes of the pairs that people do not tie, by its gaps and theirs; NaN gaps are left out."""
+    gap, wanted = np.asarray(gaps, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    return _row(gap, wanted, (wanted != 0) & ~np.isnan(gap) & ~np.isnan(wanted))
+
+
 def by_aspect(gaps: ArrayLike, aspects: Mapping[str, ArrayLike], *, least: float = 0.5) -> dict[str, Row]:
     """What a scorer makes of pairs that differ by `least` or more in one aspect and by less than that in every other.
 
