@@ -35,6 +35,7 @@ RECORDS = [
     ),
     Preference("what is this?", ("a cat", "a dog"), np.array([[1, np.nan], [0, 2]]), media=("a.png",), aspect="truth"),
     Preference("ein Würfel, 方", ("x.png", "y.png"), captions=("one", ""), shown_first=0, verdict="both_bad"),
+    Preference("it moves", ("x.mp4", "y.mp4"), np.array([[1, 0.5], [0, 0.5]]), scale="probability", segment=24),
 ]
 
 

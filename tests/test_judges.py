@@ -28,7 +28,7 @@ from visalign.scorers.chat import Answer, Sampling, Token
 from visalign.scorers.endpoint import Endpoint
 from visalign.scorers.local_vlm import LocalVLM
 from visalign.scorers.rubrics import load, shipped
-from visalign.scorers.segments import SegmentJudge, majority, segments
+from visalign.scorers.segments import SegmentJudge
 from visalign.scorers.vlm_judge import VLMJudge, together
 from visalign.scoring import Judge, Sample, Scorer, prefer
 from visalign.strict import ConfigError
@@ -336,19 +336,6 @@ def test_one_order_that_failed_makes_the_pair_invalid() -> None:
 # clips
 
 
-def test_segments_of_clips() -> None:
-    assert [len(each) for each in segments(121, 24)] == [24, 24, 24, 24, 25]  # the stub belongs to the last
-    assert [len(each) for each in segments(36, 24)] == [24, 12]
-    assert segments(5, 24) == [range(5)]
-    assert [len(each) for each in segments(10, 2.5)] == [3, 2, 3, 2]  # floor(f / 2.5)
-
-
-def test_majority_of_segments() -> None:
-    for label, said in [([1.0, 1.0, 0.0], 1.0), ([0.0, 0.5, math.nan], 0.0), ([0.5], 0.5), ([1.0, 0.0], 0.5)]:
-        assert float(majority(torch.tensor(label))) == said
-    assert majority(torch.tensor([math.nan])).isnan()
-
-
 class Warmth:
     """Prefers the redder first frame."""
 
@@ -367,6 +354,7 @@ def test_a_clip_has_a_label_for_each_second_and_the_majority_as_its_own() -> Non
     assert judge.prefer([one], [other]).tolist() == [0.5]
     record = judge.judged(Preference("p", ("a.mp4", "b.mp4")), label)
     assert record.scores.tolist() == [[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]] and record.judge == "Warmth-segments"
+    assert record.segment == 8.0
     with pytest.raises(ValueError, match="as many frames"):
         judge.labels([one], [Sample("p", video=(RED,))])
 

@@ -41,6 +41,7 @@ def preferences(draw: st.DrawFn) -> Preference:
         models=listed(WORDS),
         captions=listed(TEXT),
         answers=draw(st.booleans()),
+        segment=draw(st.none() | st.floats(0.5, 1e6)),
     )
 
 
@@ -122,6 +123,9 @@ def test_an_items_utility_is_the_mean_of_the_segments_that_were_looked_at() -> N
         ({"seeds": (1, -1)}, r"0 … 2\^63 - 1"),
         ({"seeds": (1, 0.5)}, "whole numbers, got 0.5"),
         ({"captions": ("one",)}, "2 captions or none"),
+        ({"segment": 0.0}, "segment is a number of frames above 0, got 0.0"),
+        ({"segment": True}, "segment is a number of frames above 0, got True"),
+        ({"segment": float("nan")}, "segment is a number of frames"),
     ],
 )
 def test_a_contradiction_is_refused_in_words(changes: dict[str, object], said: str) -> None:

@@ -345,7 +345,7 @@ def test_a_condition_says_whose_taste_it_is(encoders: Encoders, folder: Path) ->
 def test_what_a_view_cannot_be_is_said_in_words(encoders: Encoders, folder: Path) -> None:
     records = mixed(folder)
     encoded = taken(records, encoders, folder)
-    with pytest.raises(DataError, match="no view makes Rankings; there are views for Pairs, Anchored, Singles"):
+    with pytest.raises(DataError, match="no view makes Rankings; there are views for Pairs, Anchored, Segments"):
         view(Rankings, records, encoded)
     with pytest.raises(DataError, match=r"no record is left to train on; left out were \{'tie': 1, 'both bad': 1"):
         view(Pairs, records[1:], encoded)

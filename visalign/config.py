@@ -54,6 +54,7 @@ class Data:
     max_length: int | None = between(None, 1)  # tokens of question, pictures and answer; what is longer loses its end
     critique: str = "{question}\n{answer}"  # how a critic is asked about an answer
     relevance: str | Mapping[str, Any] | None = None  # a scorer that says which words of a question the picture shows
+    segments_min: float = between(0.2, 0.0, 1.0)  # share of a clip's frames that need a label, for labels of segments
     temperature: float = between(0.0, 0.0)  # from utility differences to probabilities; 0: the higher one is better
 
 

@@ -47,6 +47,7 @@ class Preference:
     models: tuple[str, ...] = ()  # (K,) or none: what drew them
     captions: tuple[str, ...] = ()  # (K,) or none: a text for each item, in place of the prompt; of an answer, critique
     answers: bool = False  # whether items are texts; media alone do not tell, for an edit's items are pictures
+    segment: float | None = None  # frames in each of S segments of clips, the last has the rest; None: equal parts
     key: str = ""  # names the record everywhere; "": a short hash of what identifies it
 
     def __post_init__(self) -> None:
@@ -66,10 +67,10 @@ class Preference:
         np.divide(total, seen.sum(axis=1), out=mean, where=seen.any(axis=1))
         return mean
 
-    def judged(self, scores: ArrayLike, *, scale: str, judge: str) -> Preference:
+    def judged(self, scores: ArrayLike, *, scale: str, judge: str, segment: float | None = None) -> Preference:
         """The same items under another judge: a new record with a key of its own and nobody's verdict."""
         table = np.asarray(scores, dtype=np.float64)
-        return replace(self, scores=table, scale=scale, judge=judge, verdict=None, key="")
+        return replace(self, scores=table, scale=scale, judge=judge, segment=segment, verdict=None, key="")
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads back as an equal record; NaN becomes null, what is as by default is left out."""
@@ -156,6 +157,9 @@ def _check(record: Preference) -> None:
     shown = record.shown_first
     if shown is not None and not (type(shown) is int and 0 <= shown < count):
         raise DataError(f"shown_first is an index below {count}, got {shown!r}")
+    segment = record.segment
+    if segment is not None and not (type(segment) in (int, float) and 0 < segment < np.inf):
+        raise DataError(f"segment is a number of frames above 0, got {segment!r}")
     _check_scores(record)
     _check_verdict(record)
 

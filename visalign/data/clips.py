@@ -62,8 +62,8 @@ class Clip:
         if self._film:
             return films.measured(self.parts[0])
         with _opened(self.parts[0]) as image:
-            length: int = self.listed or getattr(image, "n_frames", 1)
-            return length, image.width * image.height
+            inside: int = getattr(image, "n_frames", 1)
+            return self.listed or inside, image.width * image.height
 
     def _frames(self) -> Iterator[Picture]:
         if self.listed is not None:

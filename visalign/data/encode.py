@@ -34,7 +34,6 @@ class Latent:
     mean: Tensor  # (c, h, w), of a clip (c, f, h, w)
     deviation: Tensor  # (c, h, w), of a clip (c, f, h, w)
     frame: Tensor  # (4,) int64: original height and width, top and left of the crop in the resized picture
-    length: int = 1  # frames of the whole clip, of which the first are encoded
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,11 @@ class Encoded:
     def latent(self, item: str, flipped: bool = False) -> Latent:
         """The posterior of an item."""
         row = self._latents[self._keys[item, flipped]]
-        return Latent(row["mean"], row["deviation"], row["frame"], int(row.get("length", 1)))
+        return Latent(row["mean"], row["deviation"], row["frame"])
+
+    def length(self, item: str) -> int:
+        """How many frames a clip has, of which the first are encoded."""
+        return int(self._latents.column(self._keys[item, False], "length"))
 
     def text(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         """Hidden states (tokens, width) and pooled text (width,) of a prompt; "" is always there."""

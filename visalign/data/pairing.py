@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..models.critic import criticism
 from ..records import Preference
-from ..scoring import bradley_terry
+from . import segments
 from .encode import Encoded
 
 
@@ -67,10 +67,13 @@ def paired(record: Preference, temperature: float = 0.0) -> Pair | str:
     """The best and the worst item of a record, or why there are none: "both bad" or "not judged".
 
     A verdict decides where there is one, else the scores. Confidence is the winner's share of the two items'
-    probability or votes, and for utilities Bradley-Terry at `temperature` (0: certain).
+    probability or votes, and for utilities Bradley-Terry at `temperature` (0: certain). Of two clips that were judged
+    by segments each segment has a vote: the winner has the majority, its confidence is its share, ties counted half.
     """
     if record.verdict == "both_bad":
         return "both bad"
+    if _by_segments(record) and not math.isnan(first := segments.share(segments.chances(record))):
+        return Pair(record, 0, 1, first) if first >= 0.5 else Pair(record, 1, 0, 1 - first)
     values = record.utilities
     seen = np.flatnonzero(~np.isnan(values))
     if record.scale == "votes" and not values[seen].any():  # nobody voted, which is not a tie
@@ -83,13 +86,14 @@ def paired(record: Preference, temperature: float = 0.0) -> Pair | str:
     return Pair(record, win, lose, _confidence(record, float(values[win]), float(values[lose]), temperature))
 
 
+def _by_segments(record: Preference) -> bool:
+    return len(record.items) == 2 and record.scores.shape[1] > 1 and not (record.answers or record.verdict)
+
+
 def _confidence(record: Preference, win: float, lose: float, temperature: float) -> float:
     if win == lose:
         return 0.5
-    if record.scale == "utility":
-        double = torch.tensor([win, lose], dtype=torch.float64)
-        return float(bradley_terry(double[0], double[1], temperature))
-    return win / (win + lose)
+    return float(segments.chance(record.scale, np.array([win]), np.array([lose]), temperature))
 
 
 def sorted_out(

@@ -62,6 +62,14 @@ class Shards:
         file = self._open(path)
         return {name: file.get_slice(name)[row : row + 1][0].clone() for name in file.keys()}  # noqa: SIM118
 
+    def column(self, key: str, name: str) -> Tensor:
+        """One column of a row, the others unread; raises KeyError for a row or column that is not there."""
+        if key in self._pending:
+            return self._pending[key][name]
+        path, row = self._where[key]
+        value: Tensor = self._open(path).get_slice(name)[row : row + 1][0].clone()
+        return value
+
     def add(self, key: str, row: Row) -> None:
         """Hold a row, and write a shard once enough are held."""
         self._pending[key] = {name: value.detach().cpu().contiguous() for name, value in row.items()}

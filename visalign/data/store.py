@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
         pa.field("models", TEXTS, nullable=False),
         pa.field("captions", TEXTS, nullable=False),
         pa.field("answers", pa.bool_(), nullable=False),
+        pa.field("segment", pa.float64()),
     ],
     metadata={b"visalign.records": VERSION},
 )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batches import Anchored, Labelled, Pairs, Prompts, Rewarded, Singles, joined
+from ..batches import Anchored, Labelled, Pairs, Prompts, Rewarded, Segments, Singles, joined
 from ..contract import View
 from ..draws import Draws
 from ..records import DataError, Preference
@@ -23,6 +23,7 @@ from .encode import Encoded
 from .pairing import Pair, sorted_out
 from .rewarded import RewardedView
 from .rows import Rows
+from .segmented import Labels
 
 Ties = Literal["skip", "half"]
 
@@ -40,6 +41,7 @@ class Settings:
     temperature: float = 0.0  # from differences of utilities to confidence; 0: the higher one is surely better
     liked: float | None = None  # weight that liked items have among labelled ones, all together; None: each counts 1
     users: Mapping[str, Tensor] | None = None  # (tokens, width) embedding of each user whose taste a record can be
+    segments_min: float = 0.2  # share of a clip's frames that need a label for it to be trained on
 
     def __post_init__(self) -> None:
         if self.ties not in ("skip", "half"):
@@ -48,6 +50,8 @@ class Settings:
             raise DataError(f"prompt_dropout must lie in 0 … 1, got {self.prompt_dropout}")
         if self.liked is not None and not 0.0 < self.liked <= 1.0:
             raise DataError(f"liked is a share above 0 and at most 1, got {self.liked}")
+        if not 0.0 <= self.segments_min <= 1.0:
+            raise DataError(f"segments_min must lie in 0 … 1, got {self.segments_min}")
 
 
 class PairsView:
@@ -102,6 +106,27 @@ class AnchoredView(PairsView):
         usable = list(encoded.usable(records))
         self.pairs = [Pair(record, 0, 1, 1.0) for record in usable if _rewarded(record)]
         self.left_out = Counter({"not two scored items": len(usable) - len(self.pairs)})
+
+
+class SegmentsView(PairsView):
+    """Pairs of clips in their records' order, with a label for each latent frame; see `Labels`."""
+
+    def __init__(self, records: Iterable[Preference], encoded: Encoded, settings: Settings) -> None:
+        self.rows = Rows(encoded, settings.prompt_dropout, settings.users)
+        found = Labels(records, encoded, settings.temperature, settings.segments_min)
+        self.pairs = [Pair(record, 0, 1, 1.0) for record in found.records]
+        self.labels, self.left_out = found.labels, found.left_out
+
+    def weight(self, index: int) -> float:
+        """How many latent frames have a label: DenseDPO averages over those."""
+        return float(self.labels[index].count_nonzero())
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Segments:
+        """The pairs at these indices, each at its visit."""
+        labels = torch.stack([self.labels[index] for index in indices])
+        weight = torch.tensor([self.weight(index) for index in indices])
+        parts = vars(super().batch(indices, visits, seed))
+        return Segments(**parts | {"weight": weight, "labels": labels})
 
 
 def _rewarded(record: Preference) -> bool:
@@ -228,6 +253,7 @@ class PromptsView:
 VIEWS: Mapping[type, Callable[[Iterable[Preference], Encoded, Settings], View]] = {
     Pairs: PairsView,
     Anchored: AnchoredView,
+    Segments: SegmentsView,
     Singles: SinglesView,
     Labelled: LabelledView,
     Rewarded: RewardedView,

@@ -122,6 +122,7 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     method: Method = registry.build("method", run.method)
     folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
     needs.check_path(run.method["name"], method, folder.process)
+    check_frames(run, clips=folder.family.clips)
     records, root = read_records(run)
     needs.check(run.method["name"], method, records, ties=run.data.ties)
     with screen.stage(f"load the encoders of {run.model.folder}"):
@@ -136,6 +137,15 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     return Parts(method, folder, view, encoded, model)
 
 
+def check_frames(run: Run, *, clips: bool) -> None:
+    """ConfigError unless `data.frames` is given where the model draws clips, and there alone."""
+    frames = run.data.frames
+    if clips and frames is None:
+        raise ConfigError(f"{run.model.folder} draws clips: set data.frames to how many of each clip are trained on")
+    if frames is not None and not clips:
+        raise ConfigError(f"{run.model.folder} draws pictures: data.frames is for models of clips, got {frames}")
+
+
 def view_settings(run: Run) -> views.Settings:
     """How the run wants its records made into batches."""
     how = run.data
@@ -145,7 +155,7 @@ def view_settings(run: Run) -> views.Settings:
             f"model.train={run.model.train}, data.users={how.users}"
         )
     users = None if how.users is None else sources.users(how.users)
-    return views.Settings(how.ties, how.prompt_dropout, how.temperature, how.liked, users)
+    return views.Settings(how.ties, how.prompt_dropout, how.temperature, how.liked, users, how.segments_min)
 
 
 def denoiser(
@@ -214,6 +224,7 @@ def encoded_once(
                 root=root,
                 cache=cache_of(run, root),
                 resolution=run.data.resolution,
+                frames=run.data.frames,
                 max_bad=run.data.max_bad,
                 texts_only=texts_only,
                 progress=lambda what, done, total: stage(done, what, total=total),
