@@ -10,13 +10,25 @@ import torch
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKL,
+    AutoencoderKLWan,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNetMotionModel,
+    WanPipeline,
+    WanTransformer3DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 WORDS = [
     "a",
@@ -56,6 +68,20 @@ def tokenizer(folder: Path, length: int = 12) -> CLIPTokenizer:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
 
 
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer whose pieces are the words above, and letters for all others."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [*(f"▁{word}" for word in WORDS if len(word) > 1), *letters, *(f"▁{each}" for each in letters)]
+    marks = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
+    return T5Tokenizer([*marks, *((piece, -1.0 - len(piece) / 100) for piece in pieces)], extra_ids=0)
+
+
+def umt5(reader: T5Tokenizer, width: int) -> UMT5EncoderModel:
+    return UMT5EncoderModel(
+        UMT5Config(vocab_size=len(reader), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2)
+    ).eval()
+
+
 def text_encoder(reader: CLIPTokenizer, width: int, projected: bool = False) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(reader), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
@@ -91,6 +117,18 @@ def motion_unet(context: int) -> UNetMotionModel:
     )  # fmt: skip
 
 
+def wan_transformer(context: int) -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
+        text_dim=context, freq_dim=32, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+    )  # fmt: skip
+
+
+def wan_vae() -> AutoencoderKLWan:
+    """With the published means and deviations of the sixteen channels."""
+    return AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+
+
 def vae() -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
@@ -108,13 +146,19 @@ def scheduler(prediction: str) -> DDIMScheduler:
 
 def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
     """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections), sdxl (two text encoders), or of
-    clips: animatediff (v)."""
+    clips: animatediff (v), wan (flow, shift 3)."""
     torch.manual_seed(seed)
     reader = tokenizer(path / "reader")
     if family == "sdxl":
         pipe: Any = StableDiffusionXLPipeline(
             vae=vae(), text_encoder=text_encoder(reader, 16), text_encoder_2=text_encoder(reader, 24, projected=True),
             tokenizer=reader, tokenizer_2=reader, unet=unet(40, pooled=24), scheduler=scheduler("epsilon"),
+        )  # fmt: skip
+    elif family == "wan":
+        words = t5_tokenizer()
+        pipe = WanPipeline(
+            vae=wan_vae(), text_encoder=umt5(words, 16), tokenizer=words, transformer=wan_transformer(16),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         )  # fmt: skip
     elif family == "animatediff":
         pipe = AnimateDiffPipeline(

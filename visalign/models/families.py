@@ -15,8 +15,9 @@ from ..batches import Condition
 from .animatediff import ANIMATEDIFF
 from .family import Family
 from .stable_diffusion import SD, SDXL
+from .wan import WAN
 
-KNOWN = (SD, SDXL, ANIMATEDIFF)
+KNOWN = (SD, SDXL, ANIMATEDIFF, WAN)
 PIPELINES: Mapping[str, Family] = {family.pipeline: family for family in KNOWN}
 NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(KNOWN)}
 

@@ -36,3 +36,6 @@ class Family:
     targets: tuple[str, ...] = ATTENTION  # the ends of the names of the layers that a LoRA adapts
     time_ids: bool = False  # whether it is told original size and crop, as SDXL is
     clips: bool = False  # whether it draws clips
+    stride: int = 1  # frames of a clip per latent frame after the first
+    tokens: int | None = None  # of a prompt, where its text encoder's config does not say
+    refuse: Callable[[Config], str | None] = lambda index: None  # why a folder of that model_index.json cannot be used

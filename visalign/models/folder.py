@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from . import attention
 from .denoiser import NetworkDenoiser
 from .encoders import Encoders
 from .families import PIPELINES
+from .family import Family
 from .users import Shape, Users
 from .weights import Full, Lora
 
@@ -41,6 +43,8 @@ class Folder:
             raise FolderError(f"{path} holds a {pipeline}; known here are {', '.join(PIPELINES)}")
         self.pipeline_class: str = pipeline
         self.family = PIPELINES[pipeline]
+        if why := self.family.refuse(index) or other_network(index, self.family):
+            raise FolderError(f"{path}: {why}")
         self.zero_empty = bool(index.get("force_zeros_for_empty_prompt", False))
 
     @classmethod
@@ -145,6 +149,15 @@ class Folder:
 
         kind = getattr(diffusers, self.pipeline_class)
         return kind.from_pretrained(self.path, use_safetensors=True, local_files_only=True, **changed)
+
+
+def other_network(index: Mapping[str, Any], family: Family) -> str | None:
+    """Why the network that a model_index.json names is not the family's, as where motion modules lie beside a UNet of
+    pictures; None if it is, or nothing is said."""
+    _, named = index.get(family.part) or (None, family.network)
+    if named == family.network:
+        return None
+    return f"its {family.part} is a {named}, not a {family.network}: save it by {family.pipeline}.save_pretrained"
 
 
 def hub_folder(name: str, allow_download: bool) -> Path:
