@@ -69,7 +69,10 @@ class Flicker:
     name = "flicker"
 
     def score(self, samples: Sequence[Sample]) -> Scores:
-        clips = [np.stack([np.asarray(frame) for frame in each.video]).astype(float) for each in samples]  # type: ignore[arg-type]
+        clips = []
+        for each in samples:
+            assert isinstance(each.video, tuple)
+            clips.append(np.stack([np.asarray(frame) for frame in each.video]).astype(float))
         return Scores(torch.tensor([np.abs(clip[-1] - clip[0]).mean() for clip in clips]))
 
 
