@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,12 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, CLIPVisionModel, T5Config
 from transformers import T5ForConditionalGeneration as T5
 
-import visalign.scorers.unified_reward as unified_reward
 import visalign.scorers.vlm as vlm
 from visalign import scorers
 from visalign.models.states import WeightsError
-from visalign.scorers.chat import Answer, Question
 from visalign.scorers.clip_t5 import LAYER, OPENING, square
 from visalign.scorers.edit_reward import pooled
 from visalign.scorers.preprocess import Crop
-from visalign.scorers.unified_reward import UnifiedReward
 from visalign.scorers.video_reward import places
 from visalign.scorers.vqa import QUESTION, VQAScore
 from visalign.scoring import Sample, Scores, paired
@@ -488,145 +484,3 @@ def test_ratings_are_pooled_golden(how: Any, mean: float, log: float) -> None:
     found, sigma = pooled(means, logs, how)
     assert found.item() == pytest.approx(mean)
     assert sigma.log().item() == pytest.approx(log, abs=1e-9)
-
-
-# UnifiedReward -------------------------------------------------------------------------------------------------------
-
-
-class Says:
-    """A backend that answers from a list, over and over, and keeps what it was asked."""
-
-    def __init__(self, *texts: str) -> None:
-        self.texts, self.identity = texts, {"model": "says"}
-        self.asked: list[Question] = []
-
-    def chat(self, questions: Any, sampling: Any) -> Any:
-        for place, question in enumerate(questions):
-            self.asked.append(question)
-            yield place, Answer(self.texts[(len(self.asked) - 1) % len(self.texts)])
-
-
-def said(parse: Any, text: str) -> list[float] | str:
-    """What a parser makes of a text: the values, or "unreadable"."""
-    found = unified_reward.by(parse, AXES_OF.get(parse, ("",)))(Answer(text))
-    assert all((each.reason is None) != math.isnan(each.value) for each in found)
-    return "unreadable" if any(each.reason for each in found) else [each.value for each in found]
-
-
-AXES_OF = {unified_reward.axes: unified_reward.AXES}
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("Final Score: 4", [4.0]),
-        ("**Final Score:** 3.5.", [3.5]),
-        ("Final Score: 2\nOn reflection,\nfinal score: 4.25", [4.25]),
-        ("<think>Final Score: 1</think>Final Score: 5", [5.0]),
-        ("Final Score: 0", "unreadable"),
-        ("Final Score: -3", "unreadable"),
-        ("Final Score: 10", "unreadable"),
-        ("Final Score: 8/10", "unreadable"),
-        ("<think>Final Score: 3", "unreadable"),
-        ("Score: 3", "unreadable"),
-        ("", "unreadable"),
-    ],
-)
-def test_a_final_score(text: str, wanted: Any) -> None:
-    assert said(unified_reward.final, text) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("Alignment Score (1-5): 3.5\nCoherence Score (1-5): 4\nStyle Score (1-5): 2", [3.5, 4.0, 2.0]),
-        ("**Style Score (1-5):** 2\nAlignment Score: 1\ncoherence score (1-5): 5", [1.0, 5.0, 2.0]),
-        ("Alignment Score (1-5): 3\nStyle Score (1-5): 2", "unreadable"),
-        ("Alignment Score (1-5): 6\nCoherence Score (1-5): 4\nStyle Score (1-5): 2", "unreadable"),
-    ],
-)
-def test_three_axes(text: str, wanted: Any) -> None:
-    assert said(unified_reward.axes, text) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("So image 1 is better.", [1.0]),
-        ("Image 2 is better", [0.0]),
-        ("Both images are equally good.", [0.5]),
-        ("<think>Image 2 is better.</think><answer>Image 1 is better</answer>", [1.0]),
-        ("Image 2 is better in colour. <answer>Image 1 is better</answer>", [1.0]),
-        ("Image 1 is better in colour, but image 2 is better.", "unreadable"),
-        ("Neither.", "unreadable"),
-    ],
-)
-def test_one_verdict(text: str, wanted: Any) -> None:
-    assert said(unified_reward.winner, text) == wanted
-
-
-def flexed(first: float = 6, second: float = 4, winner: Any = "Image 1") -> str:
-    dims = [{"name": "colour", "score_1": first, "score_2": second}]
-    return json.dumps({"categories": [{"name": "quality", "dims": dims, "cat_winner": "Image 1"}], "winner": winner})
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        (flexed(), [1.0]),
-        (f"Here:\n```json\n{flexed(3, 7, 'Image 2')}\n```", [0.0]),
-        (flexed(6, 5), "unreadable"),
-        (flexed(12, -2), "unreadable"),
-        (flexed(winner="neither"), "unreadable"),
-        (flexed(winner=None), "unreadable"),
-        (flexed()[:-4], "unreadable"),
-        ('{"winner": "Image 1"}', "unreadable"),
-        ('{"winner": "Image 1", "categories": [{"dims": [3]}]}', "unreadable"),
-    ],
-)
-def test_a_table_with_a_winner(text: str, wanted: Any) -> None:
-    assert said(unified_reward.flex, text) == wanted
-
-
-def test_ratings_that_cannot_be_read_are_invalid_and_never_0() -> None:
-    scorer = scorers.load("unified_reward", backend=Says("Final Score: 4", "No."))
-    found = scorer.score([*paired(pictures()[:2], "a"), Sample("a")])
-    assert found.judged.tolist() == [True, False, False]
-    assert found.values[0].item() == 4 and found.values[1:].isnan().all()
-    assert "no final score" in found.reasons[1] and "no image" in found.reasons[2]
-    assert scorer.score([]).values.shape == (0,)
-
-
-def test_axes_are_aspects_and_the_score_their_mean() -> None:
-    told = "Alignment Score (1-5): 3\nCoherence Score (1-5): 4\nStyle Score (1-5): 2"
-    found = UnifiedReward(Says(told), rating="axes").score(paired(pictures()[:1], "a"))
-    assert {name: each.item() for name, each in found.aspects.items()} == {"Alignment": 3, "Coherence": 4, "Style": 2}
-    assert found.values.tolist() == [3]
-
-
-def test_both_orders_are_asked_pictures_first_and_a_place_wins_nothing() -> None:
-    one, other = paired(pictures()[:2], "a red circle")
-    backend = Says("Image 1 is better.")
-    assert UnifiedReward(backend).prefer([one], [other]).tolist() == [0.5]
-    first, second = backend.asked
-    assert first.parts[:2] == second.parts[1::-1] and first.parts[0] != first.parts[1]
-    assert "a red circle" in first.parts[2]
-    assert UnifiedReward(Says("Image 1 is better.", "Image 2 is better.")).prefer([one], [other]).tolist() == [1]
-    assert UnifiedReward(Says("Image 1 is better."), orders="one").prefer([one], [other]).tolist() == [1]
-    assert UnifiedReward(Says("Image 1 is better.", "?")).prefer([one], [other]).isnan().all()
-    assert UnifiedReward(Says(flexed()), comparison="flex", orders="one").prefer([one], [other]).tolist() == [1]
-
-
-def test_a_wording_of_ones_own_is_asked(tmp_path: Path) -> None:
-    backend = Says("Final Score: 1")
-    UnifiedReward(backend, wordings={"rating": asked(tmp_path, "Rate {prompt}!")}).score(paired(pictures()[:1], "a"))
-    assert backend.asked[0].parts[-1] == "Rate a!"
-    with pytest.raises(ValueError, match="wordings are of rating, axes, winner, flex"):
-        UnifiedReward(backend, wordings={"pair": tmp_path / "wording.txt"})
-
-
-def test_a_model_on_this_machine_answers(tmp_path: Path) -> None:
-    """A random model writes nonsense, which is invalid with its reason."""
-    scorer = UnifiedReward({"name": "local", "folder": tiny_vlm.qwen2_vl(tmp_path / "a", layers=1)}, tokens=3)
-    found = scorer.score(paired(pictures()[:1], "a"))
-    assert found.judged.tolist() == [False] and found.reasons[0]
