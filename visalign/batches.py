@@ -220,51 +220,39 @@ def stacked(first: Dialogues, second: Dialogues) -> Dialogues:
     """Two batches of dialogues, one behind the other, padded to a common length; ValueError if one lacks a part."""
     length = max(first.ids.shape[1], second.ids.shape[1])
 
-    def both(left: Tensor | None, right: Tensor | None, empty: float = 0) -> Tensor | None:
-        if (left is None) != (right is None):
-            raise ValueError("one of the two batches lacks a part that the other has")
-        return (
-            None if left is None or right is None else torch.cat([_wide(each, length, empty) for each in (left, right)])
-        )
+    def both(name: str, empty: float = 0) -> Tensor | None:
+        left, right = (getattr(each, name) for each in (first, second))
+        wide = [each if each is None else _wide(each, length, empty) for each in (left, right)]
+        return _both(wide[0], wide[1], "batches")
 
-    def named(left: Mapping[str, Tensor], right: Mapping[str, Tensor], *, wide: bool) -> dict[str, Tensor]:
+    def named(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if left.keys() != right.keys():
             raise ValueError(f"one of the two batches lacks {sorted(left.keys() ^ right.keys())}")
-        pairs = {name: (each, right[name]) for name, each in left.items()}
-        return {
-            name: torch.cat([_wide(each, length, 0) for each in pair]) if wide else packed(pair)
-            for name, pair in pairs.items()
-        }
+        return {name: packed([each, right[name]]) for name, each in left.items()}
 
-    found = {
-        name: both(getattr(first, name), getattr(second, name)) for name in ("ids", "attention", "answer", "prompt")
-    }
+    found = {name: both(name) for name in ("ids", "attention", "answer", "prompt")}
     return Dialogues(
         vocabulary=first.vocabulary,
         shown=None if first.shown is None or second.shown is None else torch.cat([first.shown, second.shown]),
-        media=named(first.media, second.media, wide=False),
-        kinds=named(first.kinds, second.kinds, wide=True),
-        relevance=both(first.relevance, second.relevance, float("nan")),
-        importance=both(first.importance, second.importance, 1.0),
+        media=named(first.media, second.media),
+        kinds=named(first.kinds, second.kinds),
+        relevance=both("relevance", float("nan")),
+        importance=both("importance", 1.0),
         **found,  # type: ignore[arg-type]
     )
 
 
 def halves(dialogues: Dialogues) -> tuple[Dialogues, Dialogues]:
     """The first and the second half of the rows: of a batch of pairs, the preferred answers and the others."""
-    rows = len(dialogues) // 2
 
-    def part(value: Tensor | None, second: bool) -> Tensor | None:
-        return None if value is None else value[rows:] if second else value[:rows]
+    def half(value: Any, second: bool) -> Any:
+        if isinstance(value, Mapping):
+            return {name: half(each, second) for name, each in value.items()}
+        return None if value is None else value.chunk(2)[second]
 
     def of(second: bool) -> Dialogues:
-        media = {name: each.chunk(2)[second] for name, each in dialogues.media.items()}  # the same pictures twice
-        kinds = {name: each.chunk(2)[second] for name, each in dialogues.kinds.items()}
-        tables = {
-            name: part(getattr(dialogues, name), second)
-            for name in ("ids", "attention", "answer", "prompt", "relevance", "importance", "shown")
-        }
-        return Dialogues(media=media, kinds=kinds, vocabulary=dialogues.vocabulary, **tables)  # type: ignore[arg-type]
+        names = [each.name for each in fields(Dialogues) if each.name != "vocabulary"]
+        return replace(dialogues, **{name: half(getattr(dialogues, name), second) for name in names})
 
     if len(dialogues) % 2 or any(len(each) % 2 for each in dialogues.media.values()):
         raise ValueError(f"{len(dialogues)} dialogues about other pictures are no pairs")
@@ -289,14 +277,15 @@ def _wide(table: Tensor, length: int, value: float) -> Tensor:
 
 def joined(first: Condition, second: Condition) -> Condition:
     """Two conditions, one behind the other on the batch axis; ValueError if only one has a part."""
-
-    def both(left: Tensor | None, right: Tensor | None) -> Tensor | None:
-        if (left is None) != (right is None):
-            raise ValueError("one of the two conditions lacks a part that the other has")
-        return None if left is None or right is None else torch.cat([left, right])
-
-    parts = {each.name: both(getattr(first, each.name), getattr(second, each.name)) for each in fields(Condition)}
+    names = [each.name for each in fields(Condition)]
+    parts = {name: _both(getattr(first, name), getattr(second, name), "conditions") for name in names}
     return Condition(**parts)  # type: ignore[arg-type]
+
+
+def _both(left: Tensor | None, right: Tensor | None, what: str) -> Tensor | None:
+    if (left is None) != (right is None):
+        raise ValueError(f"one of the two {what} lacks a part that the other has")
+    return None if left is None or right is None else torch.cat([left, right])
 
 
 def moved(value: T, device: torch.device | str) -> T:
