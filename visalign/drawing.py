@@ -35,7 +35,7 @@ class Settings:
 
     steps: int = 25
     guidance: float = 5.0
-    size: int | None = None  # side in pixels; None: what the model was made for
+    size: int | tuple[int, int] | None = None  # a side, or height and width, in pixels; None: what it was made for
     batch: int = 32
     dtype: str = "fp32"
     device: str = "auto"
@@ -92,11 +92,11 @@ class Drawer:
     @property
     def size(self) -> tuple[int, ...]:
         """(height, width) of a picture in pixels, (frames, height, width) of a clip."""
-        made_for, side, frames = self.source.folder.default_size, self.settings.size, self.settings.frames
+        made_for, given, frames = self.source.folder.default_size, self.settings.size, self.settings.frames
         if len(made_for) == 2 and frames is not None:
             raise SpecError(f"{self.source.name!r} draws pictures, not clips of {frames} frames")
-        wanted = made_for if side is None else (*made_for[:-2], side, side)
-        return wanted if frames is None else (frames, *wanted[1:])
+        sides = (given, given) if isinstance(given, int) else given or made_for[-2:]
+        return (*(made_for[:-2] if frames is None else (frames,)), *sides)
 
     @property
     def reflection(self) -> Reflection | None:
@@ -112,18 +112,21 @@ class Drawer:
     def batches(
         self, prompts: Sequence[str], seeds: Sequence[int], weak_prompts: Sequence[str] | None = None
     ) -> Iterator[NDArray[np.uint8]]:
-        """(m, h, w, 3) uint8 at a time, prompt i from seed i in order, at most `settings.batch` together.
+        """(m, h, w, 3) uint8, or clips (m, frames, h, w, 3), at a time: prompt i from seed i in order, at most
+        `settings.batch` together.
 
         `weak_prompts` are what the weak side of a reflection is told: prompts before they were refined, say.
         """
         yield from pictures(
             self.painter, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
-            guidance=self.settings.guidance, predict=self._predict(), negative=self.negative.policy,
+            guidance=self.settings.guidance, predict=self.predict, negative=self.negative.policy,
             reflection=self.reflection, weak_prompts=weak_prompts, batch=self.settings.batch, device=self.place,
             dtype=self.dtype,
         )  # fmt: skip
 
-    def _predict(self) -> Predict:
+    @property
+    def predict(self) -> Predict:
+        """What answers for the prompt, on behalf of the person where there is one."""
         person = self.source.person
         return self.model.policy if person is None else towards_user(self.model.policy, person.guidance)
 
@@ -135,7 +138,7 @@ class Drawer:
         title: str = "",
         weak_prompts: Sequence[str] | None = None,
     ) -> NDArray[np.uint8]:
-        """(n, h, w, 3) uint8: prompt i from seed i."""
+        """(n, h, w, 3) uint8, or clips (n, frames, h, w, 3): prompt i from seed i."""
         made: list[NDArray[np.uint8]] = []
         with screen.stage(title or f"draw with {self.source.name}", total=len(prompts)) as stage:
             for batch in self.batches(prompts, seeds, weak_prompts):

@@ -1,7 +1,8 @@
-"""visalign generate: pictures from a model, as candidates that can be judged."""
+"""visalign generate: pictures or clips from a model, as candidates that can be judged."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import words
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..diffusion.source import Source
+    from ..evaluation.report import Card, Picture
 
 MODELS = """MODEL is playground, a pipeline folder, a run's folder, a hub id, or BASE+LORA. Others may take part:
   runs/dpo,negative=runs/npo             npo answers for the empty prompt, mixed: base + (dpo - base) + (npo - base)
@@ -18,6 +20,7 @@ MODELS = """MODEL is playground, a pipeline folder, a run's folder, a hub id, or
   playground,weak_guidance=0             reflected between guidance and none; likewise strong_guidance
   playground+style,scale=.8,strong_scale=1.5,weak_scale=-1.5     a LoRA at one scale, between two others
   …,variant=release                      the reflection as its authors' code does it, a level off"""
+SHEET = 12  # clips on the sheet of frames
 EXAMPLE = 'visalign generate playground --prompts "a red circle left of a blue square" --seeds 4 --out runs/pictures'
 
 
@@ -39,15 +42,24 @@ def add(commands: words.Commands) -> None:
     drawing_options(made)
 
 
-def drawing_options(made: Any) -> None:
+def drawing_options(made: Any, *, steps: int = 25, batch: int = 32) -> None:
     """How to draw: what the commands that draw share, the grammar of models included."""
     made.epilog = f"{made.epilog}\n\n{MODELS}"
-    made.add_argument("--steps", type=int, default=25, help="steps of the sampler, DDIM or flow Euler (25)")
+    made.add_argument("--steps", type=int, default=steps, help=f"of the sampler, DDIM or flow Euler ({steps})")
     made.add_argument("--guidance", type=float, default=5.0, help="classifier-free guidance (5.0); 1 is none")
-    made.add_argument("--size", type=int, metavar="PIXELS", help="side of a picture (what the model was made for)")
-    made.add_argument("--batch", type=int, default=32, help="pictures at a time (32)")
+    made.add_argument(
+        "--size", type=size, metavar="PIXELS", help="a side, or HEIGHTxWIDTH (what the model was made for)"
+    )
+    made.add_argument("--frames", type=int, metavar="N", help="of a clip (what the model was made for)")
+    made.add_argument("--batch", type=int, default=batch, help=f"pictures at a time ({batch})")
     made.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (auto)")
+
+
+def size(given: str) -> int | tuple[int, int]:
+    """A side of a square in pixels, or HEIGHTxWIDTH."""
+    height, times, width = given.partition("x")
+    return (int(height), int(width)) if times else int(height)
 
 
 def settings(given: Any) -> Any:
@@ -57,11 +69,13 @@ def settings(given: Any) -> Any:
     for name, low in (("steps", 1), ("batch", 1), ("seeds", 1)):
         if getattr(given, name) < low:
             raise words.UsageError(f"--{name} must be at least {low}, got {getattr(given, name)}")
-    return Settings(given.steps, given.guidance, given.size, given.batch, given.dtype, given.device)
+    if given.frames is not None:
+        words.at_least_one(given, "frames")
+    return Settings(given.steps, given.guidance, given.size, given.batch, given.dtype, given.device, given.frames)
 
 
 def run(given: Any) -> int:
-    """Draw every prompt from every seed; write the pictures and a records file that nobody judged yet."""
+    """Draw every prompt from every seed; write what is drawn and a records file that nobody judged yet."""
     from pathlib import Path
 
     from ..diffusion.source import Source
@@ -79,9 +93,15 @@ def run(given: Any) -> int:
         drawer = Drawer(source, how)
     seeds = list(range(given.first_seed, given.first_seed + given.seeds))
     each, number = repeated(prompts, len(seeds)), seeds * len(prompts)
-    drawn = drawer.draw(each, number, screen, weak_prompts=weaker and repeated(weaker, len(seeds)))
-    listed = save(drawn, prompts, seeds, out, source)
-    screen.say(f"{len(drawn)} pictures of {len(prompts)} prompts in {out}")
+    names, room = named(len(prompts), seeds, clips=source.folder.family.clips)
+    (out / room).mkdir(parents=True, exist_ok=True)
+    with screen.stage(f"draw with {source.name}", total=len(each)) as stage:
+        batches = drawer.batches(each, number, weaker and repeated(weaker, len(seeds)))
+        shown = [*sheeted(kept(batches, names, out, source.folder.family.rate, stage), each, number)]
+    listed = save(prompts, seeds, names, out, source)
+    screen.say(f"{len(each)} {room} of {len(prompts)} prompts in {out}")
+    if source.folder.family.clips:
+        screen.say(f"frames of the first {len(shown)}: {sheet(shown, out)}")
     screen.say(f"next: visalign label {listed} --scorer NAME")
     return 0
 
@@ -101,20 +121,54 @@ def repeated(prompts: list[str], times: int) -> list[str]:
     return [prompt for prompt in prompts for _ in range(times)]
 
 
-def save(drawn: Any, prompts: list[str], seeds: list[int], out: Path, source: Source) -> Path:
-    """Write PNG files and records.jsonl, a record a prompt with every seed's picture; return the records' path."""
-    from ..data import store
+def named(prompts: int, seeds: Sequence[int], *, clips: bool) -> tuple[list[str], str]:
+    """The files of pictures or clips, prompt by prompt and seed by seed, and the folder they are in."""
+    room, ending = ("clips", "webp") if clips else ("pictures", "png")
+    return [f"{room}/{row:05d}-{seed}.{ending}" for row in range(prompts) for seed in seeds], room
+
+
+def kept(batches: Iterator[Any], names: Sequence[str], out: Path, rate: float, stage: Any) -> Iterator[Picture]:
+    """What is drawn, each once it is written to the next of the files: nothing waits in memory for the others."""
+    from ..data import clips
+    from ..data.shards import replace_file
     from ..evaluation.report import png
+
+    for name, picture in zip(names, (each for batch in batches for each in batch), strict=True):
+        if picture.ndim == 4:
+            clips.write(out / name, picture, rate=rate)
+        else:
+            replace_file(out / name, png(picture))
+        stage()
+        yield picture
+
+
+def sheeted(drawn: Iterator[Picture], prompts: Sequence[str], seeds: Sequence[int]) -> Iterator[Card]:
+    """Cards with a few frames of the first clips; all others, and pictures, are let go."""
+    from ..evaluation import report
+
+    for place, (picture, prompt, seed) in enumerate(zip(drawn, prompts, seeds, strict=True)):
+        if place < SHEET and picture.ndim == 4:
+            yield report.Card(prompt, [report.Shot(f"seed {seed}", report.strip(picture))])
+
+
+def sheet(shown: Sequence[Card], out: Path) -> Path:
+    """Write the sheet of frames, and return its path."""
+    from ..data.shards import replace_file
+    from ..evaluation import report
+
+    replace_file(out / "frames.png", report.png(report.contact_sheet(shown, across=2)))
+    return out / "frames.png"
+
+
+def save(prompts: Sequence[str], seeds: Sequence[int], names: Sequence[str], out: Path, source: Source) -> Path:
+    """Write records.jsonl, a record a prompt with every seed's picture or clip; return its path."""
+    from ..data import store
     from ..records import Preference
 
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
-    names = [[f"pictures/{row:05d}-{seed}.png" for seed in seeds] for row in range(len(prompts))]
-    for name, picture in zip((name for row in names for name in row), drawn, strict=True):
-        (out / name).write_bytes(png(picture))
-    models = (source.name,) * len(seeds)
+    count, models = len(seeds), (source.name,) * len(seeds)
     records = [
-        Preference(prompt, tuple(row), seeds=tuple(seeds), models=models)
-        for prompt, row in zip(prompts, names, strict=True)
+        Preference(prompt, tuple(names[row * count : (row + 1) * count]), seeds=tuple(seeds), models=models)
+        for row, prompt in enumerate(prompts)
     ]
     store.write(records, out / "records.jsonl")
     return out / "records.jsonl"

@@ -18,6 +18,7 @@ from ..batches import Condition
 from ..contract import Denoiser
 from ..draws import Draws
 from ..process import Ddpm, Process
+from ..strict import ConfigError
 from .guidance import Answer, Predict, guided
 
 LOW, HIGH = 0.65, 0.80  # levels as the paper draws them; slow motion stands 0.85
@@ -45,12 +46,12 @@ def noise_share(process: Process, t: Tensor) -> Tensor:
 def time_at(process: Process, share: Tensor) -> Tensor:
     """(n,) times with these shares of noise: of a flow exactly, of a DDPM path the whole time that comes nearest.
 
-    Raises ValueError for a share that the path does not reach.
+    Raises ConfigError for a share that the path does not reach.
     """
     shares = noise_share(process, torch.arange(process.length)) if isinstance(process, Ddpm) else torch.tensor([0, 1])
     if bool((share < shares[0]).any()) or bool((share > shares[-1]).any()):
         given, ends = share.tolist(), (float(shares[0]), float(shares[-1]))
-        raise ValueError(f"levels are shares of noise, on this path in {ends[0]:.3g} … {ends[1]:.3g}; got {given}")
+        raise ConfigError(f"levels are shares of noise, on this path in {ends[0]:.3g} … {ends[1]:.3g}; got {given}")
     if isinstance(process, Ddpm):
         return (shares[None] - share.double()[:, None]).abs().argmin(1)
     return share.double()
@@ -92,11 +93,21 @@ def guided_takes(
     noise, of which a take goes those below its level. `predict`, the policy by default, is asked for a take of each
     record at a time.
     """
-    level = levels[0] + (levels[1] - levels[0]) * draw.uniform("level")
-    t = time_at(model.process, level)
+    t = _start(model.process, draw, levels)
     answer = guided(predict or model.policy, condition, empty, guidance, negative)
     drawn = [walked_down(model.process, answer, each, t, steps) for each in _started(model.process, x, t, draw, count)]
     return Takes(torch.stack(drawn, dim=1), noise_share(model.process, t))
+
+
+def level_of(process: Process, draw: Draws, levels: tuple[float, float] = (LOW, HIGH)) -> Tensor:
+    """(n,) the level of each record's takes, of which none is drawn; ConfigError if the path does not reach `levels`."""
+    return noise_share(process, _start(process, draw, levels))
+
+
+def _start(process: Process, draw: Draws, levels: tuple[float, float]) -> Tensor:
+    low, high = levels
+    time_at(process, torch.tensor(levels))  # refused whichever levels between are drawn
+    return time_at(process, low + (high - low) * draw.uniform("level"))
 
 
 def _started(process: Process, x: Tensor, t: Tensor, draw: Draws, count: int) -> Iterator[Tensor]:
