@@ -16,6 +16,7 @@ from visalign.draws import Draws
 from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.folder import Folder
 from visalign.models.publish import absent_parts, publish
+from visalign.records import DataError
 from visalign.trainers import DiffusionDPO
 
 FAMILIES = ["animatediff"]
@@ -150,5 +151,5 @@ def test_frames_are_encoded_each_by_itself_and_come_back(tmp_path: Path) -> None
     alone = encoders.encode_images(clips[1:, :, 3:4])
     assert torch.allclose(alone[0][:, :, 0], mean[1:, :, 3], atol=1e-6)
     assert encoders.decode(mean).shape == (2, 3, 5, 16, 16)
-    with pytest.raises(ValueError, match="clips of 1 to 8 frames, not of 9"):
+    with pytest.raises(DataError, match="clips of 1 to 8 frames, not of 9"):
         encoders.latent_shape((9, 16, 16))

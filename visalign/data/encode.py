@@ -103,7 +103,7 @@ def encode(
     """
     if not records:
         raise DataError("there are no records to train on: give a file that holds some")
-    size = _size(encoders, resolution, frames)
+    latent_shape = encoders.latent_shape(_size(encoders, resolution, frames))
     pictures = Pictures(encoders, root, cache, resolution, frames, flips=flips, dtype=dtype)
     listed, told = cache / "quarantine.jsonl", progress or _silent
     bad = [] if texts_only else _all_pictures(records, pictures, max_bad, listed, told)
@@ -114,7 +114,7 @@ def encode(
         stride=1 if frames is None else encoders.stride,
         flips=flips,
         wants_time_ids=encoders.wants_time_ids,
-        latent_shape=encoders.latent_shape(size),
+        latent_shape=latent_shape,
         quarantine=tuple(bad),
         quarantine_file=listed,
         rebuilt=(*pictures.shards.damaged, *texts.damaged),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Condition
+from ..records import DataError
 from .encoders import PictureCoder
 from .family import Config, Family
 from .stable_diffusion import factor, read_one
@@ -54,10 +55,10 @@ class FrameCoder:
         return together(torch.cat([self.pictures.decode(part) for part in apart(latents).split(AT_ONCE)]), latents)
 
     def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """(channels, frames, height, width); ValueError for more frames than the network knows."""
+        """(channels, frames, height, width); DataError for more frames than the network knows."""
         frames, *sides = size
         if not 1 <= frames <= self.most:
-            raise ValueError(f"this model draws clips of 1 to {self.most} frames, not of {frames}")
+            raise DataError(f"this model draws clips of 1 to {self.most} frames, not of {frames}")
         channels, height, width = self.pictures.latent_shape(tuple(sides))
         return channels, frames, height, width
 

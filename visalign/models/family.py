@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Condition
+from ..process import Ddpm, Flow, from_scheduler
 from .weights import ATTENTION
 
 if TYPE_CHECKING:
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
     from .folder import Folder
 
 Config = Mapping[str, Any]
+
+
+def alone(config: Config) -> int:
+    """Each latent for itself."""
+    return 1
+
+
+def untold(config: Config) -> float | None:
+    """Nothing: guidance is what is made of two answers."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,10 @@ class Family:
     targets: tuple[str, ...] = ATTENTION  # the ends of the names of the layers that a LoRA adapts
     time_ids: bool = False  # whether it is told original size and crop, as SDXL is
     clips: bool = False  # whether it draws clips
+    rate: float = 8.0  # frames a second of its clips
     stride: int = 1  # frames of a clip per latent frame after the first
     tokens: int | None = None  # of a prompt, where its text encoder's config does not say
     refuse: Callable[[Config], str | None] = lambda index: None  # why a folder of that model_index.json cannot be used
+    patch: Callable[[Config], int] = alone  # of the network's config: latents of a token along a side
+    path: Callable[[Config], Ddpm | Flow] = from_scheduler  # of scheduler/scheduler_config.json
+    guidance: Callable[[Config], float | None] = untold  # of the network's config: what it is told in training

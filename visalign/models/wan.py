@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..batches import Condition
+from ..records import DataError
 from .encoders import Reader
 from .family import Config, Family
 
@@ -65,13 +66,13 @@ class WanCoder:
         return pixels
 
     def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """(channels, frames, height, width); ValueError for frames and sides that do not fill whole latents."""
+        """(channels, frames, height, width); DataError for frames and sides that do not fill whole latents."""
         frames, height, width = size
         if frames < 1 or (frames - 1) % STRIDE:
             low = max(1, frames - (frames - 1) % STRIDE)
-            raise ValueError(f"Wan's clips have 4 k + 1 frames, not {frames}; {low} and {low + STRIDE} are near")
+            raise DataError(f"Wan's clips have 4 k + 1 frames, not {frames}; {low} and {low + STRIDE} are near")
         if height % self.side or width % self.side:
-            raise ValueError(f"sides of Wan's clips are multiples of {self.side} pixels, got {height} x {width}")
+            raise DataError(f"sides of Wan's clips are multiples of {self.side} pixels, got {height} x {width}")
         return int(self.vae.config.z_dim), 1 + (frames - 1) // STRIDE, height // self.factor, width // self.factor
 
 
@@ -127,5 +128,5 @@ def refuse(index: Mapping[str, Any]) -> str | None:
 
 WAN = Family(
     "wan", "WanPipeline", "transformer", "WanTransformer3DModel", ask, WanCoder, read, factor, size, example,
-    clips=True, stride=STRIDE, tokens=TOKENS, refuse=refuse,
+    clips=True, rate=16.0, stride=STRIDE, tokens=TOKENS, refuse=refuse,
 )  # fmt: skip
