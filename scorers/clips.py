@@ -20,11 +20,17 @@ def frames(sample: Sample) -> Frames:
 
     Raises ImageError for a clip that cannot be read, and its child Misuse for a path where nothing is.
     """
+    return timed(sample)[0]
+
+
+def timed(sample: Sample) -> tuple[Frames, float | None]:
+    """The same, and how many a second they are, where a film says so."""
     video = sample.video
     if video is None:
-        return ()
+        return (), None
     if not isinstance(video, str | os.PathLike):
-        return tuple(images.load(each) for each in video)
+        return tuple(images.load(each) for each in video), None
     if not Path(video).exists():
         raise Misuse(f"no such clip: {os.fspath(video)}")
-    return clips.frames(str(Path(video).resolve()), Path())
+    found = clips.fetched(str(Path(video).resolve()), Path())
+    return found.decoded()[0], found.rate

@@ -122,6 +122,11 @@ def features(
     return rows, torch.cat([encode(each.pixels).float() for each in found]) if found else torch.zeros(0)
 
 
+def told(prompt: str) -> str:
+    """The prompt as tokenizers can read it: half a character, as damaged text may hold (a lone surrogate), is a "?"."""
+    return prompt.encode("utf-8", "replace").decode()
+
+
 class Remembered:
     """What a text tower says of prompts, each asked once; the least recently used are forgotten first.
 
@@ -157,7 +162,7 @@ class Remembered:
             missing = [each for each in wanted if each not in known]
             for start in range(0, len(missing), batch):
                 part = missing[start : start + batch]
-                features, cut = self.compute(part)
+                features, cut = self.compute([told(each) for each in part])
                 alone = (each.clone() for each in features)  # a row of a batch would keep all of it in memory
                 known |= dict(zip(part, zip(alone, cut, strict=True), strict=True))
             for each in wanted:

@@ -24,7 +24,7 @@ from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from . import vlm
 from .clip import PathLike
-from .clips import frames
+from .clips import timed
 from .running import running
 
 REPO = "KwaiVGI/VideoReward"
@@ -43,8 +43,10 @@ class VideoReward(Prefers):
         weights: the released folder with its model_config.json; the newest checkpoint in it is read.
         base: the folder of Qwen2-VL-2B-Instruct: config, tokenizer, processor. Its weights are not read.
         wording: the released prompt_template.py (not run), or a text file; see `vlm.wording`.
-        fps: frames a second of the clips that are given, to read two of each second; None: they are read as they are.
-        normalized: whether each axis has mean 0 and deviation 1 over the authors' data, as the released code's default.
+        fps: frames a second of the clips that are given, to read two of each second; None: as films say of themselves,
+            and of other clips every frame is read.
+        normalized: whether each axis has mean 0 and deviation 1 over the authors' data, as the released code's default;
+            numbers of a folder that knows neither stay as they are, and the spec says so.
     """
 
     def __init__(
@@ -60,25 +62,26 @@ class VideoReward(Prefers):
         batch: int = 2,
     ) -> None:
         if fps is not None and fps <= 0:
-            raise ValueError(f"fps is above 0, or None for clips that are read as they are; got {fps}")
+            raise ValueError(f"fps is above 0, or None for what films say of themselves; got {fps}")
         run = running(device, dtype, batch)
         folder = Path(weights).expanduser()
         config = released(folder)
         self.wording, self.fps, self.batch = vlm.wording(wording, NAMES, MARKS), fps, batch
-        self.middle, self.spread = scales(config.get("inference_config") if normalized else None)
+        norms = config.get("inference_config") if normalized else None
+        self.middle, self.spread = scales(norms)
         file = checkpoint(folder)
         state, where = vlm.renamed(merged(vlm.gathered(file), config.get("peft_lora_config") or {})), str(file)
         self.model = vlm.Marked(base, state, where, marks=MARKS, tokens=TOKENS, run=run)
         with torch.device("meta"):
             head = nn.Linear(self.model.width, len(AXES), bias=False)
         self.head = vlm.load_head(head, state, "rm_head.", where, run)
-        self.spec = vlm.worded(self.describe(fps, normalized), self.wording)
+        self.spec = vlm.worded(self.describe(fps, norms is not None), self.wording)
         self.name = self.spec.name
 
     @staticmethod
     def describe(fps: float | None = None, normalized: bool = True) -> Spec:
         """What it is, before any weights are read."""
-        rate = "all frames" if fps is None else f"{RATE:g} of {fps:g} frames a second"
+        rate = f"{RATE:g} frames a second of films, else all" if fps is None else f"{RATE:g} of {fps:g} frames a second"
         return Spec(
             name="video_reward",
             scale="sum of VQ, MQ and TA"
@@ -100,10 +103,11 @@ class VideoReward(Prefers):
         return Scores(values, aspects, valid=values.isfinite(), reasons=reasons)
 
     def _shown(self, sample: Sample) -> tuple[str, Tensor]:
-        whole = frames(sample)
+        whole, own = timed(sample)
         if not whole:
             raise vlm.Unjudged("the sample has no video")
-        taken = whole if self.fps is None else [whole[place] for place in places(len(whole), self.fps)]
+        fps = self.fps or own
+        taken = whole if fps is None else [whole[place] for place in places(len(whole), fps)]
         words = self.wording.replace(vlm.HOLE, self.model.clean(sample.prompt))
         return self.model.text(["video"], words), self._clip(taken)
 
@@ -134,6 +138,8 @@ def scales(config: Mapping[str, float] | None) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each axis over the authors' data, as the checkpoint's folder says; 0 and 1 without."""
     if config is None:
         return torch.zeros(len(AXES)), torch.ones(len(AXES))
+    if missing := {f"{axis}_{kind}" for axis in AXES for kind in ("mean", "std")} - config.keys():
+        raise states.WeightsError(f"inference_config of {CONFIG} lacks {', '.join(sorted(missing))}")
     return tuple(torch.tensor([config[f"{axis}_{kind}"] for axis in AXES]) for kind in ("mean", "std"))  # type: ignore[return-value]
 
 
@@ -141,7 +147,10 @@ def released(folder: Path) -> dict[str, Any]:
     """The model_config.json of a released folder."""
     if not (folder / CONFIG).is_file():
         raise states.WeightsError(f"{folder} holds no {CONFIG}: give the folder of {REPO}")
-    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    try:
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise states.WeightsError(f"{folder / CONFIG} holds no JSON object ({error})") from error
 
 
 def checkpoint(folder: Path) -> Path:

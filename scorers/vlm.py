@@ -24,6 +24,7 @@ from visalign.models import states
 from visalign.scoring import Sample, Spec
 
 from .clip import PathLike, device_of, frozen
+from .reading import told
 from .running import Running, full_precision
 
 T = TypeVar("T")
@@ -37,11 +38,23 @@ class Unjudged(ValueError):
 
 
 def plain(prompt: str, tokenizer: Any) -> str:
-    """The prompt itself; raises Unjudged if it holds a token that means something to the model."""
+    """The prompt as it is `told`; raises Unjudged if it holds a token that means something to the model."""
     found = next((each for each in tokenizer.get_added_vocab() if each in prompt), None)
     if found is not None:
         raise Unjudged(f"the prompt holds {found}, which means something else to the model")
-    return prompt
+    return told(prompt)
+
+
+def processor(folder: Path) -> Any:
+    """The processor of a transformers model's folder; ValueError where it has none that can be read."""
+    import transformers
+
+    try:
+        return transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} holds no whole processor and tokenizer ({type(error).__name__}: {error})"
+        ) from error
 
 
 class Marked:
@@ -73,7 +86,7 @@ class Marked:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         if config.model_type not in FAMILIES:
             raise ValueError(f"{folder} is a {config.model_type}; this scorer is made of {' or '.join(FAMILIES)}")
-        self.processor: Any = transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
+        self.processor = processor(path)
         self.processor.tokenizer.add_tokens(list(marks), special_tokens=True)
         vision = config.vision_config
         self.step = int(vision.patch_size * vision.spatial_merge_size)

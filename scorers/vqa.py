@@ -68,6 +68,8 @@ class VQAScore(Prefers):
         run, self.variant = running(device, dtype, batch), one_of("variant", variant, ("paper", "release"))
         if question.count("{}") != 1:
             raise ValueError(f"the question holds {{}} once, where the prompt goes; got {question!r}")
+        if not answer.strip():
+            raise ValueError("the answer is empty, and nothing is as likely as nothing: give a word, as Yes")
         self.encodes = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip_t5"
         if self.encodes:
             from .clip_t5 import ClipT5
@@ -115,7 +117,7 @@ class Decoder:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         if config.get_text_config().is_encoder_decoder or config.is_encoder_decoder:
             raise ValueError(f"{folder} is {READS}")
-        self.processor: Any = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+        self.processor = vlm.processor(folder)
         self.network: Any = transformers.AutoModelForImageTextToText.from_pretrained(
             folder, dtype=run.dtype, use_safetensors=True, local_files_only=True
         )

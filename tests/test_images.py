@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from spoiled import REFUSED, bomb, encoded, picture
 
+from visalign import images
 from visalign.images import ImageError, load
 
 
@@ -123,3 +126,37 @@ def test_the_source_is_left_as_it_was() -> None:
     image = Image.new("RGBA", (2, 2), (9, 9, 9, 9))
     load(image).putpixel((0, 0), (1, 2, 3))
     assert image.getpixel((0, 0)) == (9, 9, 9, 9)
+
+
+@pytest.mark.parametrize("given", [None, 3, bytearray(b"x"), memoryview(b"x"), BytesIO(b"x"), [[0, 1]], {}])
+def test_what_is_no_kind_of_picture_is_named(given: Any) -> None:
+    with pytest.raises(images.Misuse, match=f"^{type(given).__name__} is no picture: give a path, bytes, "):
+        images.load(given)
+
+
+def test_floats_in_a_pil_image_are_refused_and_not_cut_off() -> None:
+    """Pillow reads mode F as 0 … 255: a picture in [0, 1] would be black."""
+    half = Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32))
+    with pytest.raises(images.Misuse, match="mode F"):
+        images.load(half)
+    assert images.load(np.asarray(half)).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(images.Misuse, match="0 x 5 has no pixels"):
+        images.load(Image.new("RGB", (0, 5)))
+
+
+def test_a_path_that_is_none_is_told_in_short() -> None:
+    with pytest.raises(images.Misuse, match=r"no such file: https://example\.com/a\.png"):
+        images.load("https://example.com/a.png")
+    with pytest.raises(images.Misuse, match="null"):
+        images.load("a\0b")
+    with pytest.raises(images.Misuse) as caught:
+        images.load("iVBORw0KGgo" * 500)  # base64, taken for a path
+    assert len(str(caught.value)) < 300
+
+
+def test_floats_a_little_out_of_range_are_told_with_all_their_digits() -> None:
+    with pytest.raises(images.Misuse, match=r"these lie in \[0, 1\.0000001\]"):
+        images.load(np.array([[0.0, 1.0000001]]))

@@ -1,4 +1,4 @@
-"""Every scorer, however it is called: preference, spec, precision, device, threads, autocast, and what is remembered."""
+"""Every scorer, however it is called: preference, spec, precision, device, threads, autocast, what is remembered."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_registered_scorer_compares_too(name: str) -> None:
 @pytest.mark.parametrize("name", ["rules", "voters", "redrawing", "looks", "geneval", "playground_hps"])
 def test_what_needs_no_weights_is_specified_and_compares(name: str) -> None:
     scorer: Any = scorers.load(name)
-    assert isinstance(scorer, scoring.Specified) and scorer.spec.name == scorer.name == name
+    assert scorer.spec.name == scorer.name == name
     shown = paired([each.resize((32, 32)) for each in pictures(4)], "a red circle")
     said = scorer.prefer(shown[:2], shown[2:])
     assert torch.equal(said, scoring.prefer(scorer, shown[:2], shown[2:]))
@@ -249,6 +249,13 @@ def test_more_prompts_than_are_remembered_are_encoded_once_and_not_all_held(
     assert found.truncated.tolist() == [row == 3 for row in range(7)]
     broken = scorer.score([Sample(prompts[3], image=b"no picture"), Sample("a", image=pictures()[0])])
     assert broken.truncated.tolist() == [True, False] and broken.judged.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", OWN_WORDS)
+def test_half_a_character_is_read_as_a_question_mark(name: str, family: dict[str, Any]) -> None:
+    image = pictures()[:1]
+    damaged, plain = (family[name].score(paired(image, f"a red {end}")) for end in ("\ud83e", "?"))
+    assert torch.equal(damaged.values, plain.values) and damaged.judged.all()
 
 
 def test_a_path_as_text_and_as_a_path_are_the_same_scorer(makers: Makers, tmp_path: Path) -> None:

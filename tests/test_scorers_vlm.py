@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import filmed
 import pytest
 import tiny_scorers
 import tiny_vlm
@@ -19,8 +21,12 @@ from transformers import T5ForConditionalGeneration as T5
 
 import visalign.scorers.vlm as vlm
 from visalign import scorers
+from visalign.data.clips import write
+from visalign.images import Misuse
 from visalign.models.states import WeightsError
+from visalign.registry import BadSetting
 from visalign.scorers.clip_t5 import LAYER, OPENING, square
+from visalign.scorers.clips import timed
 from visalign.scorers.edit_reward import pooled
 from visalign.scorers.preprocess import Crop
 from visalign.scorers.video_reward import places
@@ -176,6 +182,13 @@ def test_a_decoder_is_asked_for_the_answer_it_would_draw(decoder: Path) -> None:
     assert mean == pytest.approx(chance ** (1 / 3), rel=1e-4)
 
 
+def test_an_empty_answer_is_refused(decoder: Path) -> None:
+    """Nothing is always what comes next: its probability is 1."""
+    for answer in ("", "  "):
+        with pytest.raises(BadSetting, match="the answer is empty"):
+            scorers.load("vqascore", folder=decoder, answer=answer)
+
+
 def test_a_prompt_with_a_mark_of_the_models_own_is_not_judged(decoder: Path) -> None:
     found = VQAScore(decoder).score([Sample("<|end|>", image=pictures()[0]), Sample("a", image=pictures()[0])])
     assert found.judged.tolist() == [False, True]
@@ -322,6 +335,34 @@ def test_another_wording_is_another_spec(base: Path, hpsv3: tuple[Any, dict[str,
     assert abs(other.score(one).values.item() - hpsv3[0].score(one).values.item()) > 1e-4
 
 
+def test_autocast_changes_no_score(hpsv3: tuple[Any, dict[str, Tensor]]) -> None:
+    samples = paired(pictures(), PROMPTS)
+    wanted = hpsv3[0].score(samples)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = hpsv3[0].score(samples)
+    assert torch.equal(found.values, wanted.values) and torch.equal(found.sigma, wanted.sigma)
+
+
+def test_sides_of_different_length_are_refused(hpsv3: tuple[Any, dict[str, Tensor]]) -> None:
+    with pytest.raises(ValueError, match="got 2 and 1 samples"):
+        hpsv3[0].prefer(paired(pictures()[:2], "a"), paired(pictures()[:1], "a"))
+
+
+def test_a_base_without_its_processor_is_named(
+    base: Path, hpsv3: tuple[Any, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    shutil.copy(base / "config.json", tmp_path / "config.json")
+    save_file(hpsv3[1], tmp_path / "HPSv3.safetensors")
+    with pytest.raises(BadSetting, match="holds no whole processor and tokenizer"):
+        scorers.load("hpsv3", weights=tmp_path / "HPSv3.safetensors", base=tmp_path, wording=asked(tmp_path))
+
+
+def test_half_a_character_is_read_as_a_question_mark(hpsv3: tuple[Any, dict[str, Tensor]]) -> None:
+    """Damaged text, half an emoji for one, is no reason to lose a whole batch."""
+    scorer, image = hpsv3[0], pictures()[:1]
+    assert torch.equal(scorer.score(paired(image, "a \ud83e")).values, scorer.score(paired(image, "a ?")).values)
+
+
 def test_what_hpsv3_cannot_read_is_invalid_with_its_reason(hpsv3: tuple[Any, dict[str, Tensor]]) -> None:
     good = pictures()[0]
     odd = [Sample(REWARD, image=good), Sample("a"), Sample("a", image=good), Sample("a", image=good.resize((900, 2)))]
@@ -413,6 +454,56 @@ def test_clips_that_cannot_be_read_are_invalid(video_reward: Any) -> None:
     found = video_reward.score([Sample("a"), Sample("a", video=mixed), *told(PROMPTS[:1])])
     assert found.judged.tolist() == [False, False, True]
     assert "no video" in found.reasons[0] and "differ in size" in found.reasons[1]
+
+
+def test_a_clip_may_be_a_folder_or_a_file(video_reward: Any, tmp_path: Path) -> None:
+    clip = clips(1, frames=5)[0]
+    (tmp_path / "frames").mkdir()
+    for place, each in enumerate(clip):
+        each.save(tmp_path / "frames" / f"{place}.png")
+    write(tmp_path / "clip.webp", clip)
+    ways: list[Any] = [clip, list(clip), tmp_path / "frames", str(tmp_path / "frames"), tmp_path / "clip.webp"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no.mp4").write_bytes(b"\0\0\0 ftypisom")
+    found = video_reward.score([Sample("a", video=each) for each in (*ways, tmp_path / "empty", tmp_path / "no.mp4")])
+    assert found.judged.tolist() == [True] * 5 + [False] * 2
+    torch.testing.assert_close(found.values[:5], found.values[:1].expand(5), atol=1e-5, rtol=0)
+    assert "no frames" in found.reasons[5] and "no.mp4: damaged" in found.reasons[6]
+    with pytest.raises(Misuse, match="no such clip: "):
+        video_reward.score([Sample("a", video=tmp_path / "none.mp4")])
+
+
+def test_of_a_film_two_frames_a_second_are_read_as_it_counts_them(
+    video: tuple[Path, Path, dict[str, Tensor]], video_reward: Any, tmp_path: Path
+) -> None:
+    """24 frames, 8 a second: six are read. A rate that is given goes before the film's own."""
+    base, folder, _ = video
+    file = filmed.film(tmp_path / "clip.mp4", filmed.noise(0, 24, (28, 20)), rate=8)
+    whole, rate = timed(Sample("a", video=file))
+    assert len(whole) == 24 and rate == 8
+    told: Any = scorers.load("video_reward", weights=folder, base=base, wording=folder / "wording.txt", fps=2)
+    for scorer, taken in ((video_reward, places(24, 8)), (told, places(24, 2))):
+        _, read = scorer._shown(Sample("a", video=file))
+        _, wanted = video_reward._shown(Sample("a", video=tuple(whole[place] for place in taken)))
+        assert torch.equal(read, wanted)
+
+
+def test_a_folder_without_norms_says_that_its_numbers_are_raw(
+    video: tuple[Path, Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    base, folder, _ = video
+    shutil.copytree(folder, tmp_path / "raw")
+    given: dict[str, Any] = {"weights": tmp_path / "raw", "base": base, "wording": folder / "wording.txt"}
+    config = json.loads((folder / "model_config.json").read_text())
+    (tmp_path / "raw" / "model_config.json").write_text(json.dumps({**config, "inference_config": {"VQ_mean": 1.0}}))
+    with pytest.raises(ValueError, match="lacks MQ_mean, MQ_std, TA_mean, TA_std, VQ_std"):
+        scorers.load("video_reward", **given)
+    (tmp_path / "raw" / "model_config.json").write_text(json.dumps({**config, "inference_config": None}))
+    raw: Any = scorers.load("video_reward", **given)
+    assert raw.spec.scale == "sum of VQ, MQ and TA" and raw.spec.typical is None
+    (tmp_path / "raw" / "model_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model_config\.json holds no JSON object"):
+        scorers.load("video_reward", **given)
 
 
 @pytest.mark.parametrize(

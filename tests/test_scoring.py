@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,3 +213,39 @@ def test_looks_are_the_reports_statistics() -> None:
     assert scorers.load("looks").score([Sample("", image=Image.new("RGB", (1, 5)))]).reasons == {
         0: "too small to have edges: 1 x 5"
     }
+
+
+def test_images_and_prompts_may_come_one_by_one() -> None:
+    shown = [Image.new("RGB", (4, 4), shade) for shade in ("red", "blue")]
+    assert paired(iter(shown), iter(["a", "b"])) == paired(shown, ["a", "b"])
+
+
+@pytest.mark.parametrize("prompt", [None, 3, b"a red circle", ["a"]])
+def test_a_prompt_is_a_text(prompt: Any) -> None:
+    with pytest.raises(TypeError, match="a prompt is a text, got "):
+        Sample(prompt)
+
+
+@pytest.mark.parametrize("scorer", [None, 3, scorers.Looks, object()])
+def test_what_is_no_scorer_is_refused(scorer: Any) -> None:
+    with pytest.raises(TypeError, match="a scorer is a name, or an object with a name and score"):
+        visalign.score([Image.new("RGB", (4, 4))], "a", scorer=scorer)
+
+
+def test_scorers_stay_loaded_for_threads_that_ask_at_once() -> None:
+    """More names than are kept: one thread lets go of what another was just given."""
+    failed: list[BaseException] = []
+
+    def ask(turn: int) -> None:
+        try:
+            for step in range(60):
+                assert quick.kept(("looks", "rules", "voters", "redrawing")[(turn + step) % 4], {})
+        except BaseException as error:  # of another thread: told to this one
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask, args=(turn,)) for turn in range(6)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not failed

@@ -12,8 +12,8 @@ import tiny_scorers
 import tiny_vlm
 from PIL import Image
 
+import visalign.scorers.unified_forms as unified_forms
 from visalign import scorers
-from visalign.scorers import unified_forms
 from visalign.scorers.chat import Answer, Question
 from visalign.scorers.unified_reward import UnifiedReward, by
 from visalign.scoring import Sample, paired
@@ -343,7 +343,7 @@ def test_eight_frames_of_a_clip_are_shown(count: int, wanted: list[int], tmp_pat
 def test_a_form_that_is_none_is_refused() -> None:
     for wrong in ({"rating": "winner"}, {"comparison": "axes"}, {"orders": "all"}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} is one of"):
-            UnifiedReward(Says(""), **wrong)  # type: ignore[arg-type]
+            UnifiedReward(Says(""), **wrong)
 
 
 def test_the_quality_of_an_edit_may_be_asked_without_its_instruction(tmp_path: Path) -> None:

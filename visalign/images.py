@@ -54,7 +54,7 @@ def load(
     if isinstance(source, str | os.PathLike | bytes):
         with _opened(source) as image:
             return _checked(image, max_pixels, background)
-    if not hasattr(source, "ndim"):  # as arrays and tensors have, of whatever library
+    if not hasattr(source, "dtype"):  # as arrays and tensors have, of whatever library
         raise Misuse(f"{type(source).__name__} is no picture: give a path, bytes, a PIL image, an array or a tensor")
     return _checked(from_array(source), max_pixels, background)
 

@@ -41,6 +41,11 @@ class Clip:
         each = [hashlib.sha256(part).hexdigest() for part in self.parts]
         return hashlib.sha256(" ".join([str(self.listed), *each]).encode()).hexdigest()
 
+    @property
+    def rate(self) -> float | None:
+        """Frames a second, where a film says so; folders and animations are frames and no more."""
+        return films.rate(self.parts[0]) if self._film else None
+
     def decoded(self, count: int | None = None) -> tuple[tuple[Image.Image, ...], int]:
         """The first `count` frames (None: all), upright in RGB, and how many the clip has. Raises ImageError.
 
@@ -84,6 +89,11 @@ def frames(reference: str, root: Path, count: int | None = None) -> tuple[Image.
     `count` the first so many; a clip that has fewer is an ImageError, as is one that is damaged or cut off.
     """
     return fetched(reference, root, count).decoded(count)[0]
+
+
+def opened(item: str, root: Path, frames: int | None) -> media.Still | Clip:
+    """The bytes of an item: of a picture, or of a clip of which the first `frames` are wanted. Raises ImageError."""
+    return media.Still(media.fetch(item, root)) if frames is None else fetched(item, root, frames)
 
 
 def fetched(reference: str, root: Path, count: int | None = None) -> Clip:

@@ -39,6 +39,12 @@ def measured(data: bytes) -> tuple[int, int]:
         return count, stream.codec_context.width * stream.codec_context.height
 
 
+def rate(data: bytes) -> float | None:
+    """Frames a second of a film, as it says itself; None where it does not. Raises as `measured`."""
+    with _opened(data) as (_, stream):
+        return float(stream.average_rate) if stream.average_rate else None
+
+
 def _complete(film: Any, stream: Any, end: float) -> None:
     """Matroska and WebM tell no number of frames, but a length in seconds, and less than a frame of it may lack."""
     length, rate = (film.duration or 0) / 1e6, float(stream.average_rate or 0)
