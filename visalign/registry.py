@@ -81,6 +81,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "personal": Entry("visalign.scorers.personal:Personal", "a user's taste, read from a few votes"),
         "rules": Entry("visalign.scorers.rules:Rules", "the playground's checker: how well a picture shows its prompt"),
         "voters": Entry("visalign.scorers.rules:Taste", "what the playground's simulated voters vote by"),
+        "motion": Entry("visalign.scorers.motion:Motion", "the moving playground's checker: clips, frame by frame"),
         "redrawing": Entry("visalign.scorers.rules:Redrawing", "the playground's second judge, which made no votes"),
         "playground_hps": Entry("visalign.scorers.playground:PlaygroundHPS", "the playground's learned scorer"),
         "hpsv2.1": Entry("visalign.scorers.hpsv2:HPSv2", "HPS v2.1 (arXiv 2306.09341)", {"version": "2.1"}),

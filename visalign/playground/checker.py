@@ -57,7 +57,11 @@ def check(picture: np.ndarray, caption: str) -> Verdict:
     if picture.shape != (SIDE, SIDE, 3) or picture.dtype != np.uint8:
         raise ValueError(f"the checker reads ({SIDE}, {SIDE}, 3) uint8 pictures, got {picture.shape} {picture.dtype}")
     wanted = parse(caption)
-    found, cleanliness = look(picture, wanted.style)
+    return judged(*look(picture, wanted.style), wanted)
+
+
+def judged(found: list[Found], cleanliness: float, wanted: Scene) -> Verdict:
+    """What was seen in a picture against what it should show."""
     if len(found) != len(wanted.things):
         return Verdict(0.4 * expit(-abs(len(found) - len(wanted.things))) * 2, *_partial(found, wanted), cleanliness)
     scored = [_matched(order, wanted) for order in permutations(found)]
