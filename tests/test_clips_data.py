@@ -12,7 +12,8 @@ from filmed import film, noise
 from numpy.typing import NDArray
 from PIL import Image
 
-from visalign.data import clips
+from visalign.cli import label, main
+from visalign.data import clips, store
 from visalign.images import ImageError
 from visalign.records import DataError
 
@@ -177,6 +178,25 @@ def test_a_frame_may_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "data" / "clip" / "0.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(ImageError, match="leads out of"):
         clips.frames("clip", tmp_path / "data")
+
+
+def test_a_folder_of_films_is_labelled_and_records_of_clips_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film(tmp_path / "a.mp4", flats(9))
+    clips.write(tmp_path / "b.webp", flats(7))
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("it brightens\n")
+    (record,) = label.bare(tmp_path)
+    assert (record.prompt, record.items) == ("it brightens", ("a.mp4", "b.webp"))
+    store.write([record], tmp_path / "records.jsonl")
+    asked = ["data", "check", str(tmp_path / "records.jsonl")]
+    assert main([*asked, "--frames", "7"]) == 0
+    assert "every clip opens" in capsys.readouterr().out
+    assert main([*asked, "--frames", "9"]) == 2
+    assert "has 7 frames" in " ".join(capsys.readouterr().out.split())
+    assert main(asked) == 2
+    assert main([*asked, "--frames", "0"]) == 2
 
 
 def test_films_without_pyav_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

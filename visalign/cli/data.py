@@ -28,6 +28,7 @@ def add(commands: words.Commands) -> None:
     known = "records: a file, a folder of shards, win/ and lose/, or published data (visalign list source)"
     check.add_argument("path", metavar="PATH", help=known)
     check.add_argument("--format", metavar="NAME", help="told from what is there if not given (visalign list source)")
+    check.add_argument("--frames", type=int, metavar="N", help="items are clips, trained on by their first N frames")
 
 
 def run(given: Any) -> int:
@@ -37,13 +38,18 @@ def run(given: Any) -> int:
     from ..data import sources
     from .screen import Screen
 
+    if given.frames is not None:
+        words.at_least_one(given, "frames")
     screen, path = Screen(), Path(given.path).expanduser()
     bad: list[Bad] = []
     records = sources.open_source(path, given.format, bad=bad)
     screen.table("Records", ["", ""], counted(records))
-    bad += unusable(records, sources.root(path), screen)
+    bad += unusable(records, sources.root(path), screen, given.frames)
     if not bad:
-        screen.say("every picture opens" + (", every answer says something" if spoken(records) else ""))
+        screen.say(
+            f"every {'picture' if given.frames is None else 'clip'} opens"
+            + (", every answer says something" if spoken(records) else "")
+        )
         return 0
     rows = [[each.key, each.path, each.reason] for each in bad[:SHOWN]]
     screen.table(f"{len(bad)} records cannot be used", ["key", "item", "why"], rows, hint(records))
@@ -114,14 +120,14 @@ def reason(pair: Pair | str) -> str:
     return "tie" if pair.confidence == 0.5 else ""
 
 
-def unusable(records: Sequence[Preference], root: Path, screen: Screen) -> list[Bad]:
-    """Records with a picture that does not open, or an answer that cannot be learned, and why."""
+def unusable(records: Sequence[Preference], root: Path, screen: Screen, frames: int | None = None) -> list[Bad]:
+    """Records with a picture or clip that does not open, or an answer that cannot be learned, and why."""
     from ..data.faults import fault
 
     bad: list[Bad] = []
     with screen.stage("open pictures", total=len(records)) as stage:
         for record in records:
-            if found := fault(record, root):
+            if found := fault(record, root, frames):
                 bad.append(found)
             stage(note=f"{len(bad)} bad")
     return bad

@@ -44,9 +44,7 @@ def run(given: Any) -> int:
 
     words.at_least_one(given, "batch")
     if given.judge and (given.set or given.device or given.allow_download):
-        raise words.UsageError(
-            "--set, --device and --allow-download are for --scorer; a judge is set in --judge"
-        )
+        raise words.UsageError("--set, --device and --allow-download are for --scorer; a judge is set in --judge")
     out = words.out_file(given.out) if given.out else None
     scorer = None if given.judge else chosen.built([given.scorer], given)[given.scorer][0]
     screen, path = Screen(), Path(given.pictures).expanduser()
@@ -92,21 +90,22 @@ def _holds_records(path: Path) -> bool:
 def bare(folder: Path) -> list[Preference]:
     """Records of a folder of pictures with their prompts beside them; pictures of one prompt share a record.
 
-    A sub-folder with NAME.txt beside it is a clip, by its frames.
+    A sub-folder with NAME.txt beside it is a clip, by its frames, and so is a film.
     """
-    from ..data import sources
+    from ..data import clips, sources
     from ..records import Preference
 
     items: dict[str, list[str]] = {}
     for file in sorted(folder.iterdir()):
         words_file = file.with_name(f"{file.name if file.is_dir() else file.stem}.txt")
-        if file.suffix.lower() in ENDINGS or (file.is_dir() and words_file.is_file()):
+        if file.suffix.lower() in (*ENDINGS, *clips.ENDINGS) or (file.is_dir() and words_file.is_file()):
             prompt = sources.beside(words_file)
             if prompt is None:
                 raise words.UsageError(f"{file} has no prompt: write it to {words_file}")
             items.setdefault(prompt, []).append(file.name)
     if not items:
-        raise words.UsageError(f"{folder} holds neither records nor pictures ({', '.join(ENDINGS)})")
+        known = ", ".join((*ENDINGS, *clips.ENDINGS))
+        raise words.UsageError(f"{folder} holds neither records nor pictures nor clips ({known})")
     return [Preference(prompt, tuple(names)) for prompt, names in items.items()]
 
 

@@ -6,21 +6,23 @@ from pathlib import Path
 
 from .. import images
 from ..records import Preference
-from . import media
+from .clips import opened
 from .dialogue_sources import TAG
 from .quarantine import Bad
 
 
-def fault(record: Preference, root: Path) -> Bad | None:
+def fault(record: Preference, root: Path, frames: int | None = None) -> Bad | None:
     """Why nothing can be trained on a record, or None: every picture that it names is opened.
 
-    Of a record of answers that is what its question shows, of others the items too.
+    Of a record of answers that is what its question shows, of others the items too. With `frames` items are clips, and
+    the first so many frames of each are opened.
     """
     if record.answers and (said := wording(record)):
         return said
-    for item in record.media if record.answers else (*record.media, *record.items):
+    shown = [] if record.answers else [(item, frames) for item in record.items]
+    for item, count in [*((each, None) for each in record.media), *shown]:
         try:
-            images.load(media.fetch(item, root))
+            opened(item, root, count).decoded(count)
         except images.ImageError as error:
             return Bad(record.key, str(error), item)
     return None

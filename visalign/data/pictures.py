@@ -15,8 +15,7 @@ from ..contract import Encoders
 from ..images import ImageError
 from ..records import Preference
 from . import clips, media
-from .clips import Clip
-from .media import Framed, Still
+from .media import Framed
 from .quarantine import Bad
 from .shards import FORMAT, Shards, name_of
 
@@ -91,16 +90,11 @@ class Pictures:
         """On a thread: the bytes, their hash, and the pixels of what the cache has not."""
         if item in self._digests:
             return _Read(self._digests[item], {})
-        found = self._fetched(item)
+        found = clips.opened(item, self.root, self.frames)
         digest = found.digest
         missing = [flip for flip in self.sides if _key(digest, flip) not in self.shards]
         frames, length = found.decoded(self.frames) if missing else ((), 0)
         return _Read(digest, {flip: self._framed(frames, flip) for flip in missing}, length)
-
-    def _fetched(self, item: str) -> Still | Clip:
-        if self.frames is None:
-            return Still(media.fetch(item, self.root))
-        return clips.fetched(item, self.root, self.frames)
 
     def _framed(self, frames: Sequence[Image], flip: bool) -> Framed:
         cut = [media.framed(each, self.resolution, flip=flip) for each in frames]
