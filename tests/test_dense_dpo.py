@@ -288,6 +288,39 @@ def literal(model: Any, batch: Segments, beta: float) -> Tensor:
     return -logsigmoid(inside[batch.labels != 0]).mean()
 
 
+class Mixed:
+    """Eight pairs whose better frames are bright and whose worse ones are dark, for half of them in equal number."""
+
+    labels = ((1.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, -1.0, 1.0), (1.0, 0.0, -1.0))
+
+    def __len__(self) -> int:
+        return 8
+
+    def key(self, index: int) -> str:
+        return f"record {index}"
+
+    def weight(self, index: int) -> float:
+        return 1.0
+
+    def batch(self, indices: Sequence[int], visits: Sequence[int], seed: int) -> Segments:
+        labels = torch.tensor(self.labels).repeat(2, 1)
+        side, whole = labels[:, None, :, None, None], methods.segments(8, torch.float32)
+        whole = replace(whole, win=0.3 * whole.win + side, lose=0.3 * whole.lose - side, labels=labels)
+        made: Segments = methods.part(whole, list(indices))
+        return replace(made, draw=Draws(seed, made.draw.keys, tuple(visits)))
+
+
+def test_it_learns_what_is_better_within_clips_of_which_neither_is(tmp_path: Path) -> None:
+    run = settings(tmp_path, "steps=16", "micro_batch=4", "optimizer.lr=1e-2", "method.name=dense_dpo")
+    model = methods.denoiser("flow", dtype=torch.float32, frames=True)
+    engine.train(run, DenseDPO(1000), model, Mixed())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, last = ([row["frame_accuracy"] for row in part] for part in (rows[:2], rows[-6:]))
+    assert sum(first) / 2 < 0.7
+    assert sum(last) / 6 > 0.8
+    assert sum(row["margin"] for row in rows[-6:]) / 6 > 1
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="beta must be positive, got 0"):
         DenseDPO(beta=0)
