@@ -13,6 +13,10 @@ from diffusers import (
     AutoencoderKLWan,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -25,6 +29,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
     T5Tokenizer,
     UMT5Config,
     UMT5EncoderModel,
@@ -82,6 +88,12 @@ def umt5(reader: T5Tokenizer, width: int) -> UMT5EncoderModel:
     ).eval()
 
 
+def t5(reader: T5Tokenizer, width: int) -> T5EncoderModel:
+    return T5EncoderModel(
+        T5Config(vocab_size=len(reader), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2)
+    ).eval()
+
+
 def text_encoder(reader: CLIPTokenizer, width: int, projected: bool = False) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(reader), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
@@ -129,12 +141,39 @@ def wan_vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
 
 
-def vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        sample_size=16, scaling_factor=0.5,
-    ).eval()  # fmt: skip
+def vae(**changes: Any) -> AutoencoderKL:
+    settings: dict[str, Any] = {
+        "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 8), "norm_num_groups": 4,
+        "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "sample_size": 16, "scaling_factor": 0.5,
+    }  # fmt: skip
+    return AutoencoderKL(**settings | changes).eval()
+
+
+def shifted_vae() -> AutoencoderKL:
+    """As of transformers: latents have a shift, and no convolution stands on either side of them."""
+    return vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False)
+
+
+def sd3_transformer() -> SD3Transformer2DModel:
+    """Of the kind of SD3.5 medium: normed queries and keys, and a second attention in the first block."""
+    return SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=48, caption_projection_dim=16, pooled_projection_dim=40,
+        pos_embed_max_size=16, dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+
+
+def flux_transformer(*, guidance: bool) -> FluxTransformer2DModel:
+    return FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance,
+    )  # fmt: skip
+
+
+def flux_scheduler(*, grows: bool) -> FlowMatchEulerDiscreteScheduler:
+    """As of FLUX.1-dev, whose shift grows with the picture, or as of schnell."""
+    return FlowMatchEulerDiscreteScheduler(shift=3.0 if grows else 1.0, use_dynamic_shifting=grows)
 
 
 def scheduler(prediction: str) -> DDIMScheduler:
@@ -145,14 +184,28 @@ def scheduler(prediction: str) -> DDIMScheduler:
 
 
 def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
-    """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections), sdxl (two text encoders), or of
-    clips: animatediff (v), wan (flow, shift 3)."""
+    """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections), sdxl (two text encoders), of
+    transformers on flows: sd3 (shift 3), sd3 without T5, flux (as dev), schnell, or of clips: animatediff (v), wan."""
     torch.manual_seed(seed)
     reader = tokenizer(path / "reader")
     if family == "sdxl":
         pipe: Any = StableDiffusionXLPipeline(
             vae=vae(), text_encoder=text_encoder(reader, 16), text_encoder_2=text_encoder(reader, 24, projected=True),
             tokenizer=reader, tokenizer_2=reader, unet=unet(40, pooled=24), scheduler=scheduler("epsilon"),
+        )  # fmt: skip
+    elif family in ("sd3", "sd3 without T5"):
+        words = t5_tokenizer() if family == "sd3" else None
+        pipe = StableDiffusion3Pipeline(
+            transformer=sd3_transformer(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), vae=shifted_vae(),
+            text_encoder=text_encoder(reader, 16, projected=True), tokenizer=reader,
+            text_encoder_2=text_encoder(reader, 24, projected=True), tokenizer_2=reader,
+            text_encoder_3=words and t5(words, 48), tokenizer_3=words,
+        )  # fmt: skip
+    elif family in ("flux", "schnell"):
+        words, dev = t5_tokenizer(), family == "flux"
+        pipe = FluxPipeline(
+            transformer=flux_transformer(guidance=dev), scheduler=flux_scheduler(grows=dev), vae=shifted_vae(),
+            text_encoder=text_encoder(reader, 16), tokenizer=reader, text_encoder_2=t5(words, 48), tokenizer_2=words,
         )  # fmt: skip
     elif family == "wan":
         words = t5_tokenizer()

@@ -66,7 +66,13 @@ class Drawer:
         self.model, self.negative, self.strong, self.weak = (made[id(role)] for role in self.networks.roles)
 
     def _check(self) -> None:
-        """That as many steps can be reflected as were asked for, before anything is loaded."""
+        """That as many steps can be reflected as were asked for, and that the model is asked for the empty prompt where
+        another shall answer that, before anything is loaded."""
+        if self.source.folder.guidance is not None and self.source.negative is not None:
+            raise SpecError(
+                f"{self.source.name!r}: a negative model answers for the empty prompt, and this model is told its "
+                "guidance and never asked that; leave negative= out"
+            )
         try:
             counted(self.source.gap.count if self.source.gap else None, self.settings.steps)
         except ValueError as error:
@@ -87,7 +93,8 @@ class Drawer:
         return self.encoders if person is None else Addressed(self.encoders, person.embedding)
 
     def _denoiser(self, role: Role) -> NetworkDenoiser:
-        return NetworkDenoiser(Full(role, reference=False), self.source.folder.process).eval().requires_grad_(False)
+        path = self.source.folder.process_at(self.size)
+        return NetworkDenoiser(Full(role, reference=False), path).eval().requires_grad_(False)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -96,6 +103,10 @@ class Drawer:
         if len(made_for) == 2 and frames is not None:
             raise SpecError(f"{self.source.name!r} draws pictures, not clips of {frames} frames")
         sides = (given, given) if isinstance(given, int) else given or made_for[-2:]
+        grain = self.source.folder.grain
+        if any(side % grain for side in sides):
+            wrong = " x ".join(map(str, sides))
+            raise SpecError(f"{self.source.name!r} draws sides of multiples of {grain} pixels, not {wrong}")
         return (*(made_for[:-2] if frames is None else (frames,)), *sides)
 
     @property
@@ -117,6 +128,8 @@ class Drawer:
 
         `weak_prompts` are what the weak side of a reflection is told: prompts before they were refined, say.
         """
+        for model in (self.model, self.negative, self.strong, self.weak):  # the settings may have another size by now
+            model.process = self.source.folder.process_at(self.size)
         yield from pictures(
             self.painter, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
             guidance=self.settings.guidance, predict=self.predict, negative=self.negative.policy,

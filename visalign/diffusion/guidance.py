@@ -31,7 +31,11 @@ def guided(
     No `negative`, or the same as `predict`, is plain guidance, asked in one call of 2n. Another network there is
     Diffusion-NPO's (arXiv 2505.11245): one that was trained to prefer the worse replaces the unconditional branch, at
     as many passes, in two calls of n. A guidance of 1 asks for the condition alone, 0 for the empty one alone.
+
+    A network that is told its guidance (`Condition.guidance`) is asked once, and told this number, whatever it is.
     """
+    if condition.guidance is not None:
+        return embedded(predict, condition, guidance, negative)
     if guidance == 1.0:
         return lambda x, t: predict(x, t, condition)
     if guidance == 0.0:
@@ -51,8 +55,7 @@ def embedded(predict: Predict, condition: Condition, guidance: float, negative: 
     """What a network answers that was distilled from guided answers and is told how much they were guided."""
     if negative is not None and negative != predict:
         raise ValueError("nobody answers for the empty prompt where the network is told its guidance: draw without it")
-    told = None if condition.guidance is None else torch.full_like(condition.guidance, guidance)
-    asked = replace(condition, guidance=told)
+    asked = replace(condition, guidance=torch.full((len(condition),), guidance, device=condition.text.device))
     return lambda x, t: predict(x, t, asked)
 
 

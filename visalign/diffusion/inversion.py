@@ -8,9 +8,9 @@ ReNoise (Garibi et al., arXiv 2403.14602, algorithm 1) asks again at the end tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -141,8 +141,8 @@ def deviation(process: Process, like: Tensor, source: Tensor, to: Tensor) -> Ten
 
 def picked(condition: Condition, rows: Tensor) -> Condition:
     """The conditions of these pictures."""
-    parts: dict[str, Any] = {each.name: getattr(condition, each.name) for each in fields(condition)}
-    return Condition(**{name: part if part is None else part[rows] for name, part in parts.items()})
+    parts = {each.name: getattr(condition, each.name) for each in fields(condition)}
+    return replace(condition, **{name: part[rows] for name, part in parts.items() if part is not None})
 
 
 def invert_pairs(inversion: Inversion, model: Denoiser, pairs: Pairs) -> Noised:

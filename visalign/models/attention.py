@@ -3,11 +3,13 @@
 xformers' kernels for attention are torch's own (`cutlass` and `fa2` call `aten::_efficient_attention_*` and
 `_flash_attention_*`), so it brings compatibility, not speed, over `scaled_dot_product_attention`; `auto` is SDPA.
 `unet.set_attention_backend("xformers")` is accepted and silently ignored by diffusers' UNets (0.42.1) and changes a
-process-wide default on the way: we install processors ourselves and never call it.
+process-wide default on the way, by which a network elsewhere then fails: we install processors ourselves, tell those
+that can be told, and never call it.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -135,39 +137,72 @@ def flash_kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class FlashProcessor:
-    """diffusers' SDPA processor, restricted to the flash kernel."""
+    """A diffusers processor on torch's SDPA, restricted to the flash kernel."""
 
-    def __init__(self) -> None:
-        from diffusers.models.attention_processor import AttnProcessor2_0
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
 
-        self.inner = AttnProcessor2_0()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            answer: Tensor = self.inner(*args, **kwargs)
-            return answer
+            return self.inner(*args, **kwargs)
+
+
+def layers(network: nn.Module) -> dict[str, Any]:
+    """Every attention layer of a diffusers network, by name: of UNets and Stable Diffusion 3, and of later kinds."""
+    from diffusers.models.attention import AttentionModuleMixin
+    from diffusers.models.attention_processor import Attention
+
+    return {name: each for name, each in network.named_modules() if isinstance(each, Attention | AttentionModuleMixin)}
 
 
 def head_widths(network: nn.Module) -> tuple[int, ...]:
     """Every head width of a diffusers network's attention layers."""
-    from diffusers.models.attention_processor import Attention
-
-    return tuple(sorted({each.inner_dim // each.heads for each in network.modules() if isinstance(each, Attention)}))
+    return tuple(sorted({each.inner_dim // each.heads for each in layers(network).values()}))
 
 
 def install(network: Any, resolution: Resolution) -> None:
-    """Give every attention layer of a diffusers UNet the resolved processor, and check that it took it."""
-    from diffusers.models.attention_processor import AttnProcessor2_0, XFormersAttnProcessor
+    """Give every attention layer of a diffusers network the resolved kernel, and nothing else in the process.
 
-    kinds: dict[str, Callable[[], Any]] = {
-        "sdpa": AttnProcessor2_0,
-        "xformers": XFormersAttnProcessor,
-        "flash": FlashProcessor,
+    A processor that can be told its kernel is replaced by one that is told, the others by one on that kernel. Raises
+    AttentionError for a layer that cannot have it, or kept what it had.
+    """
+    fitted = {name: with_kernel(name, each.processor, resolution.resolved) for name, each in layers(network).items()}
+    for name, each in layers(network).items():
+        each.set_processor(fitted[name])
+    if wrong := [name for name, each in layers(network).items() if each.processor is not fitted[name]]:
+        raise AttentionError(f"{len(wrong)} attention layers kept another processor, the first {wrong[0]!r}")
+
+
+def with_kernel(name: str, processor: Any, kernel: str) -> Any:
+    """A new processor that does what the layer's own does, on a kernel."""
+    from diffusers.models import attention_processor as known
+
+    if hasattr(processor, "_attention_backend"):
+        return told(processor, kernel)
+    on_xformers: dict[type, type] = {
+        known.AttnProcessor2_0: known.XFormersAttnProcessor,
+        known.JointAttnProcessor2_0: known.XFormersJointAttnProcessor,
     }
-    processor = kinds[resolution.resolved]()
-    network.set_attn_processor(processor)
-    wrong = {name for name, each in network.attn_processors.items() if type(each) is not type(processor)}
-    if wrong:
-        raise AttentionError(f"{len(wrong)} attention layers kept another processor, the first {sorted(wrong)[0]!r}")
+    if type(processor) not in on_xformers:
+        raise AttentionError(f"the attention layer {name!r} has a {type(processor).__name__}, which is not known here")
+    if kernel == "xformers":
+        return on_xformers[type(processor)]()
+    return type(processor)() if kernel == "sdpa" else FlashProcessor(type(processor)())
+
+
+def told(processor: Any, kernel: str) -> Any:
+    """A copy of a processor with its own backend, so that no default of the process concerns it, and it changes none.
+
+    What diffusers calls "flash" is another package; torch's flash kernel is "_native_flash".
+    """
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    made = copy.copy(processor)
+    made._attention_backend = {
+        "sdpa": AttentionBackendName.NATIVE,
+        "flash": AttentionBackendName._NATIVE_FLASH,
+        "xformers": AttentionBackendName.XFORMERS,
+    }[kernel]
+    return made

@@ -45,12 +45,12 @@ class Coder(Protocol):
 
 
 class Encoders:
-    """A model folder's autoencoder and text encoders, loaded."""
+    """A model folder's autoencoder and text encoders, loaded; `guidance` is told to a network that is told it."""
 
-    def __init__(self, folder: Folder, dtype: torch.dtype, device: torch.device) -> None:
-        self.folder, self.dtype, self.device = folder, dtype, device
+    def __init__(self, folder: Folder, dtype: torch.dtype, device: torch.device, guidance: float | None = None) -> None:
+        self.folder, self.dtype, self.device, self.guidance = folder, dtype, device, guidance
         self.coder = folder.family.coder(folder, device)
-        self.factor, self.stride = self.coder.factor, self.coder.stride
+        self.factor, self.stride = folder.grain, self.coder.stride
         self.wants_time_ids = folder.family.time_ids
         self._read = folder.family.reader(folder, dtype, device)
 
@@ -100,7 +100,8 @@ class Encoders:
         if self.wants_time_ids:
             height, width = size
             time_ids = torch.tensor([[height, width, 0, 0, height, width]] * len(prompts), device=self.device)
-        return Condition(text[rows], None if pooled is None else pooled[rows], time_ids)
+        told = None if self.guidance is None else torch.full((len(prompts),), self.guidance, device=self.device)
+        return Condition(text[rows], None if pooled is None else pooled[rows], time_ids, guidance=told)
 
     def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one latent of a picture or clip of this size in pixels."""

@@ -14,10 +14,12 @@ from torch import Tensor
 from ..batches import Condition
 from .animatediff import ANIMATEDIFF
 from .family import Family
+from .flux import FLUX
+from .sd3 import SD3
 from .stable_diffusion import SD, SDXL
 from .wan import WAN
 
-KNOWN = (SD, SDXL, ANIMATEDIFF, WAN)
+KNOWN = (SD, SDXL, SD3, FLUX, ANIMATEDIFF, WAN)
 PIPELINES: Mapping[str, Family] = {family.pipeline: family for family in KNOWN}
 NETWORKS: Mapping[str, Family] = {family.network: family for family in reversed(KNOWN)}
 

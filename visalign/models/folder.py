@@ -6,13 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..contract import Reference
-from ..process import Ddpm, Flow, from_scheduler
+from ..process import Ddpm, Flow
 from . import attention
 from .denoiser import NetworkDenoiser
 from .encoders import Encoders
@@ -64,7 +65,12 @@ class Folder:
     @cached_property
     def process(self) -> Ddpm | Flow:
         """The path that the folder's scheduler describes."""
-        return from_scheduler(json.loads((self.path / "scheduler" / "scheduler_config.json").read_text()))
+        return self.family.path(json.loads((self.path / "scheduler" / "scheduler_config.json").read_text()))
+
+    def process_at(self, size: tuple[int, ...]) -> Ddpm | Flow:
+        """The path for pictures or clips of this size in pixels."""
+        tokens = prod(side // self.grain for side in size[-2:])
+        return self.process.sized(tokens) if isinstance(self.process, Flow) else self.process
 
     def network_config(self) -> dict[str, Any]:
         """The network's config, read without loading weights."""
@@ -80,13 +86,32 @@ class Folder:
         """Pixels per latent along a side."""
         return self.family.factor(self._config("vae"))
 
+    @property
+    def grain(self) -> int:
+        """Pixels of a latent along a side, or of a transformer's token: sides are multiples of it."""
+        return self.factor * self.family.patch(self.network_config())
+
+    @property
+    def guidance(self) -> float | None:
+        """What the network is told of guidance in training; None where it is asked twice instead."""
+        return self.family.guidance(self.network_config())
+
     def _config(self, part: str) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((self.path / part / "config.json").read_text())
         return config
 
-    def encoders(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Encoders:
-        """The autoencoder and the text encoders, loaded."""
-        return Encoders(self, dtype, torch.device(device))
+    def encoders(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        guidance: float | None = None,
+    ) -> Encoders:
+        """The autoencoder and the text encoders, loaded; `guidance` is told to a network that is told it in place of
+        its family's own, and FolderError where it is not."""
+        if guidance is not None and self.guidance is None:
+            raise FolderError(f"{self.path} is not told its guidance, {guidance:g}: leave model.guidance out")
+        return Encoders(self, dtype, torch.device(device), self.guidance if guidance is None else guidance)
 
     def network(self, dtype: torch.dtype = torch.float32) -> Any:
         """The network that draws, loaded in the given dtype."""
@@ -111,14 +136,23 @@ class Folder:
         device: torch.device | str = "cpu",
         seed: int = 0,
         users: Shape | None = None,
+        size: tuple[int, ...] | None = None,
     ) -> NetworkDenoiser:
-        """The network ready to train: adapters, full weights or attention to `users`, its reference, its kernel."""
+        """The network ready to train: adapters, full weights or attention to `users`, its reference, its kernel.
+
+        `size` are the pixels of what it is trained on, on which some paths depend; None: what it was made for.
+        """
         if train not in ("lora", "full", "user"):
             raise ValueError(f"train: {train!r} is not one of lora, full, user")
         if (train == "user") != (users is not None):
             raise ValueError(f"train: user and users' embeddings go together, got {train!r} and {users}")
         if train == "full" and dtype != "fp32":
             raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
+        if users is not None and self.family.part != "unet":
+            raise FolderError(
+                f"attention to users stands beside a UNet's cross-attention, and {self.pipeline_class} has no UNet; "
+                "train it with model.train=lora or full"
+            )
         network = self.network(DTYPES[dtype]).to(device)
         setting = attention.Setting(torch.device(device), DTYPES[dtype], attention.head_widths(network))
         resolution = attention.resolve(kernel, setting, strict=strict_attention)
@@ -141,7 +175,8 @@ class Folder:
             )
         else:
             weights = Full(network, reference=reference is not Reference.NONE, follows=follows)
-        return NetworkDenoiser(weights, self.process, resolution=resolution).to(device)
+        process = self.process_at(size or self.default_size)
+        return NetworkDenoiser(weights, process, resolution=resolution).to(device)
 
     def pipeline(self, **changed: Any) -> Any:
         """The folder as a plain diffusers pipeline, with parts replaced by name."""

@@ -23,6 +23,7 @@ from .states import WeightsError
 
 ADAPTER, FOLLOWER = "default", "reference"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+JOINT = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")  # where text has projections of its own
 ADAPTER_CONFIG, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 WRAPPED = "base_model.model."  # what PEFT writes before every name in them
 
