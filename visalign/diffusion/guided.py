@@ -100,7 +100,7 @@ def guided_takes(
 
 
 def level_of(process: Process, draw: Draws, levels: tuple[float, float] = (LOW, HIGH)) -> Tensor:
-    """(n,) the level of each record's takes, of which none is drawn; ConfigError if the path does not reach `levels`."""
+    """(n,) the level of each record's takes, none of which is drawn; ConfigError if the path has no such `levels`."""
     return noise_share(process, _start(process, draw, levels))
 
 
