@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .image_reward import ImageReward as ImageReward
     from .learned import Learned as Learned
     from .likeness import Likeness as Likeness
+    from .motion import Motion as Motion
     from .mps import MPS as MPS
     from .objects import GenEval as GenEval
     from .ocr import OCR as OCR

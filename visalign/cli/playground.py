@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import words
@@ -32,7 +32,7 @@ def add(commands: words.Commands) -> None:
         build_example,
         make,
     )
-    build.add_argument("--only", choices=("base", "scorer", "seeing"), default="base", help="which (base)")
+    build.add_argument("--only", choices=("base", "moving", "scorer", "seeing"), default="base", help="which (base)")
     build.add_argument("--seed", type=int, default=0, help="of the corpus and the training (0)")
     build.add_argument("--out", default="runs/playground_model", metavar="DIR", help="where to (runs/playground_model)")
     elect_example = "visalign playground users --out runs/playground_users"
@@ -139,7 +139,7 @@ def make(given: Any) -> int:
     """Train the playground's models, resuming what was begun."""
     from pathlib import Path
 
-    from ..playground import build, seeing_build
+    from ..playground import build, moving_build, seeing_build
     from .screen import Screen
 
     screen, made = Screen(), Path(given.out)
@@ -148,8 +148,12 @@ def make(given: Any) -> int:
 
         made = scorer_build.build(made, screen, seed=given.seed)
     else:
-        maker = seeing_build.build if given.only == "seeing" else build.build
-        maker(made, seed=given.seed, say=screen.say)
+        makers: dict[str, Callable[..., Path]] = {
+            "base": build.build,
+            "moving": moving_build.build,
+            "seeing": seeing_build.build,
+        }
+        makers[given.only](made, seed=given.seed, say=screen.say)
     screen.say(f"built in {made}")
     return 0
 

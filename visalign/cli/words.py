@@ -56,9 +56,10 @@ def out_file(given: str) -> Path:
 def prompts(given: str) -> list[str]:
     """Prompts from a text file (one a line), a JSON list, JSON lines with a `prompt`, or the text itself.
 
-    "playground:held-out:200" are the first 200 of the playground's held-out prompts.
+    "playground:heldout:200" are the first 200 of the playground's held-out prompts, "playground_moving:heldout:200" of
+    those for clips.
     """
-    if given.startswith("playground:"):
+    if given.startswith(("playground:", "playground_moving:")):
         return _playground(given)
     path = Path(given).expanduser()
     if path.is_dir():
@@ -105,10 +106,11 @@ def named(given: str) -> Any:
 
 
 def _playground(given: str) -> list[str]:
-    from ..playground import corpus
+    from ..playground import corpus, moving
 
-    _, split, count = [*given.split(":"), "", ""][:3]
+    name, split, count = [*given.split(":"), "", ""][:3]
     splits = list(corpus.SPLITS)
     if split not in splits or not (count or "1").isdigit():
-        raise UsageError(f"{given!r} is not playground:SPLIT:COUNT; splits are {', '.join(splits)}")
-    return corpus.prompts(split, int(count or 200))
+        raise UsageError(f"{given!r} is not {name}:SPLIT:COUNT; splits are {', '.join(splits)}")
+    asked = moving.prompts if name == "playground_moving" else corpus.prompts
+    return asked(split, int(count or 200))

@@ -149,7 +149,12 @@ def _limit(count: int, pixels: int) -> None:
 
 
 def write(path: Path, frames: Iterable[Picture], *, rate: float = 8.0) -> None:
-    """A lossless animated WebP at `rate` frames a second; `frames` gives its frames back bit for bit.
+    """A lossless animated WebP at `rate` frames a second; `frames` gives its frames back bit for bit."""
+    replace_file(path, animated(frames, rate=rate))
+
+
+def animated(frames: Iterable[Picture], *, rate: float = 8.0) -> bytes:
+    """What `write` writes.
 
     Frames are put behind one another here, each as Pillow writes a still: its own writer of animations merges frames
     that are equal, so that a clip that stands still would come back shorter.
@@ -167,7 +172,7 @@ def write(path: Path, frames: Iterable[Picture], *, rate: float = 8.0) -> None:
         each.save(still, "WEBP", lossless=True, exact=True)
         place, opaque = bytes(6), b"\x02"  # top left; not blended with the frame before
         chunks.append(_chunk(b"ANMF", place + size + timing + opaque + still.getvalue()[12:]))  # less RIFF and WEBP
-    replace_file(path, _chunk(b"RIFF", b"WEBP" + b"".join(chunks)))
+    return _chunk(b"RIFF", b"WEBP" + b"".join(chunks))
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..contract import Reference
+from ..playground import SHIPPED
 from ..process import Ddpm, Flow
 from . import attention
 from .denoiser import NetworkDenoiser
@@ -32,8 +33,9 @@ class FolderError(ValueError):
 class Folder:
     """A model folder: its process, its encoders, its denoiser, and the whole as a plain diffusers pipeline.
 
-    Args of `open`: a folder, the name "playground" for the model that ships with the package, or the id of a hub
-    repository, which is looked up in the local cache and downloaded only if `allow_download`.
+    Args of `open`: a folder, the name of a model that ships with the package ("playground" draws pictures,
+    "playground_moving" clips), or the id of a hub repository, which is looked up in the local cache and downloaded only
+    if `allow_download`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,10 +53,8 @@ class Folder:
     @classmethod
     def open(cls, name: str | os.PathLike[str], *, allow_download: bool = False) -> Folder:
         """Find a model folder; raises `FolderError` naming what was looked for and the mend."""
-        if str(name) == "playground":
-            from ..playground import folder as shipped
-
-            return cls(shipped())
+        if str(name) in SHIPPED:
+            return cls(SHIPPED[str(name)]())
         path = Path(name).expanduser()
         if (path / "model_index.json").is_file():
             return cls(path)

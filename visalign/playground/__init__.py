@@ -9,11 +9,20 @@ from pathlib import Path
 
 GUIDANCE = 1.3  # the classifier-free guidance and number of DDIM steps at which its numbers are stated
 STEPS = 12
+MOVING_GUIDANCE = 2.0  # that of the model of clips, at as many steps
 
 
 def folder() -> Path:
     """The shipped text-to-image model: a folder that `StableDiffusionPipeline.from_pretrained` loads."""
     return Path(__file__).resolve().parent / "weights" / "text_to_image"
+
+
+def moving_folder() -> Path:
+    """The shipped text-to-video model: a folder that `AnimateDiffPipeline.from_pretrained` loads."""
+    return Path(__file__).resolve().parent / "weights" / "moving"
+
+
+SHIPPED = {"playground": folder, "playground_moving": moving_folder}  # what draws, by the names that commands know
 
 
 def scorer_folder() -> Path:
