@@ -25,6 +25,8 @@ from ..training.selection import Selection
 if TYPE_CHECKING:
     from .denoising import Parts, Progress
 
+AT_ONCE = 32  # pictures, or frames of clips, that are drawn together
+
 
 class Noted:
     """After each step: how it goes; and once the engine has accepted a run for its folder, its settings in run.yaml."""
@@ -75,7 +77,7 @@ class Watch:
         return self.selection.put(self.parts.model.trainable()) if self.scorer else None
 
     def draw(self) -> NDArray[np.uint8]:
-        """A picture of each validation prompt, always from the same noise."""
+        """A picture, or clip, of each validation prompt, always from the same noise."""
         asked, model = self.run.validation, self.parts.model
         device = next(model.parameters()).device
         encoders = self.parts.folder.encoders(DTYPES[self.run.model.dtype], device)
@@ -83,12 +85,13 @@ class Watch:
         if isinstance(model.weights, Users):  # nobody's taste, which becomes everybody's
             shape = model.weights.shape
             painter = personal.Addressed(encoders, torch.zeros(shape.tokens, shape.width))
-        size = (self.run.data.resolution, self.run.data.resolution)
+        frames, side = self.run.data.frames, self.run.data.resolution
+        size = (side, side) if frames is None else (frames, side, side)
         seeds = [asked.seed + place for place in range(len(asked.prompts))]
         model.eval()
         drawn = pictures(
             painter, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
-            device=device,
+            batch=max(1, AT_ONCE // (frames or 1)), device=device,
         )  # fmt: skip
         made = np.concatenate(list(drawn))
         model.train()

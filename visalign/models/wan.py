@@ -52,7 +52,7 @@ class WanCoder:
             torch.tensor(each, device=device)[:, None, None, None] for each in (mean, deviation)
         )
         self.factor = folder.factor
-        self.side = self.factor * int(folder.network_config().get("patch_size", (1, 2, 2))[1])
+        self.grain = self.factor * patch(folder.network_config())
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Of pixels (n, 3, 4 k + 1, h, w)."""
@@ -71,8 +71,8 @@ class WanCoder:
         if frames < 1 or (frames - 1) % STRIDE:
             low = max(1, frames - (frames - 1) % STRIDE)
             raise DataError(f"Wan's clips have 4 k + 1 frames, not {frames}; {low} and {low + STRIDE} are near")
-        if height % self.side or width % self.side:
-            raise DataError(f"sides of Wan's clips are multiples of {self.side} pixels, got {height} x {width}")
+        if height % self.grain or width % self.grain:
+            raise DataError(f"sides of Wan's clips are multiples of {self.grain} pixels, got {height} x {width}")
         return int(self.vae.config.z_dim), 1 + (frames - 1) // STRIDE, height // self.factor, width // self.factor
 
 
@@ -103,6 +103,11 @@ def factor(vae: Config) -> int:
     return int(vae.get("scale_factor_spatial", 8))
 
 
+def patch(config: Config) -> int:
+    """Latents of a token along a side."""
+    return int(config.get("patch_size", (1, 2, 2))[1])
+
+
 def size(config: Config, per_latent: int) -> tuple[int, int, int]:
     """The pipeline's own, whatever the network."""
     return SIZE
@@ -129,4 +134,5 @@ def refuse(index: Mapping[str, Any]) -> str | None:
 WAN = Family(
     "wan", "WanPipeline", "transformer", "WanTransformer3DModel", ask, WanCoder, read, factor, size, example,
     clips=True, rate=16.0, stride=STRIDE, tokens=TOKENS, refuse=refuse,
+    patch=patch,
 )  # fmt: skip
