@@ -8,7 +8,7 @@ embedding at length 1; without that they say 20 … 30.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +82,8 @@ class Aesthetic(Unprompted):
         path = states.located(clip, repo, FILE, allow_download=allow_download)
         towers = HfClip(hf_clip_network(path, config or SHAPES[model], run.dtype).to(run.device))
         size = towers.network.config.vision_config.image_size
-        super().__init__(self.describe(version, model), towers, Crop(size), rating, batch=batch)
+        spec = replace(self.describe(version, model), preprocessing=CROPPED.format(size))
+        super().__init__(spec, towers, Crop(size), rating, batch=batch)
 
     @staticmethod
     def describe(version: str = "2", model: str = "ViT-L-14") -> Spec:

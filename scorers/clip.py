@@ -222,6 +222,8 @@ def open_clip_config(config: str | Mapping[str, Any] | PathLike) -> dict[str, An
     if isinstance(config, Mapping):
         return dict(config.get("model_cfg", config))
     if Path(config).suffix == ".json":
+        if not Path(config).is_file():
+            raise ValueError(f"no model configuration at {config}")
         return open_clip_config(json.loads(Path(config).read_text(encoding="utf-8")))
     found = open_clip.get_model_config(str(config))
     if found is None:

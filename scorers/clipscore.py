@@ -95,8 +95,8 @@ class CLIPScore(Cosine):
         run, chosen = running(device, dtype, batch), VARIANTS[one_of("variant", variant, VARIANTS)]
         path = states.located(weights, chosen.repo, FILE, allow_download=allow_download)
         towers = HfClip(hf_clip_network(path, config or chosen.shape, run.dtype).to(run.device), tokenizer)
-        spec = replace(self.describe(variant), context=towers.context)
         size = towers.network.config.vision_config.image_size
+        spec = replace(self.describe(variant), context=towers.context, preprocessing=CROPPED.format(size))
         super().__init__(spec, towers, Crop(size), value=VALUES[variant], template=chosen.template, batch=batch)
 
     @staticmethod
@@ -137,10 +137,13 @@ class CLIPIQA(Unprompted):
         allow_download: bool = False,
     ) -> None:
         run, repo = running(device, dtype, batch), VARIANTS["torchmetrics"].repo
+        if isinstance(anchors, str) or len(anchors) != 2:
+            raise ValueError(f"anchors are two texts, the good and the bad one; got {anchors!r}")
         path = states.located(weights, repo, FILE, allow_download=allow_download)
         towers = HfClip(hf_clip_network(path, config, run.dtype).to(run.device), tokenizer)
         size = towers.network.config.vision_config.image_size
-        super().__init__(self.describe(), towers, Crop(size), self._good, batch=batch)
+        spec = replace(self.describe(), preprocessing=CROPPED.format(size))
+        super().__init__(spec, towers, Crop(size), self._good, batch=batch)
         self.anchors = reading.Remembered(towers.texts)(anchors)
 
     @staticmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -85,7 +86,7 @@ class ImageReward(Prefers):
         self.tokenizer = read_tokenizer(tokenizer, allow_download)
         self.geometry, self.batch = Crop(size, halves="even"), batch
         self.tokens = reading.Remembered(self._tokens)
-        self.spec = self.describe()
+        self.spec = replace(self.describe(), preprocessing=CROPPED.format(size))
         self.name = self.spec.name
 
     @staticmethod
@@ -140,6 +141,8 @@ def empty_blip(config: Mapping[str, Mapping[str, Any]]) -> tuple[nn.ModuleDict, 
     from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
     from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+    if unknown := config.keys() - {"vision", "text"}:
+        raise ValueError(f"the config has parts vision and text, got {', '.join(sorted(unknown))}")
     vision = BlipVisionConfig(**VISION | dict(config.get("vision", {})))
     text = BlipTextConfig(**TEXT | dict(config.get("text", {})), is_decoder=True)
     with torch.device("meta"):

@@ -26,18 +26,15 @@ class Likeness(Prefers):
         embedder: the name or settings of a scorer that embeds pictures, such as a CLIP one.
     """
 
+    name = "likeness"
+    spec = Spec(name, "(cosine + 1) / 2", (0.0, 1.0), reads=("image",))
+
     def __init__(self, exemplars: str, embedder: str | Mapping[str, Any] = "playground_hps") -> None:
         self.folder = Path(exemplars).expanduser()
         found: Any = registry.build("scorer", embedder)
         if not isinstance(found, Embedder):
             raise ValueError(f"{embedder} embeds no pictures; take a CLIP scorer, such as playground_hps")
         self.embedder = found
-        self.spec = Spec("likeness", "(cosine + 1) / 2", (0.0, 1.0), reads=("image",))
-
-    @property
-    def name(self) -> str:
-        """What records and reports call it."""
-        return self.spec.name
 
     @cached_property
     def exemplars(self) -> Tensor:
@@ -45,7 +42,10 @@ class Likeness(Prefers):
         files = sorted(file for file in self.folder.glob("*") if file.suffix.lower() in ENDINGS)
         if not files:
             raise Misuse(f"{self.folder} holds no pictures to be like ({', '.join(ENDINGS)})")
-        return self.embedder.embed(files)
+        found = self.embedder.embed(files)
+        if broken := [file for file, row in zip(files, found, strict=True) if row.isnan().any()]:
+            raise Misuse(f"{broken[0]} cannot be read, and everything would be compared with it: take it out")
+        return found
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Values (n,), invalid where there is no picture that can be read."""

@@ -71,12 +71,17 @@ class MPS(Prefers):
         frozen(self.network)
         self.towers = HfClip(self.network["clip"], tokenizer)
         self.threshold, self.batch = threshold, batch
-        self.geometry = Crop(self.towers.network.config.vision_config.image_size)
+        size = self.towers.network.config.vision_config.image_size
+        self.geometry = Crop(size)
         self.texts = reading.Remembered(self._text_states, KEPT)
         self.condition = self.texts([condition])[0, :-1]
         self.factor = float(self.towers.scale())
-        limits = (-self.factor, self.factor)
-        self.spec = replace(self.describe(variant), range=limits, context=self.towers.context)
+        self.spec = replace(
+            self.describe(variant),
+            range=(-self.factor, self.factor),
+            context=self.towers.context,
+            preprocessing=CROPPED.format(size),
+        )
         self.name = self.spec.name
 
     @staticmethod

@@ -52,6 +52,9 @@ class GenEval(Prefers):
         limits: which detections count, as a mapping of `Limits`' fields.
     """
 
+    name = "geneval"
+    spec = Spec(name, "1: every rule is met, else 0", (0.0, 1.0), license="MIT (rules)")
+
     def __init__(
         self,
         detector: Detector | Mapping[str, Any] | str = "playground",
@@ -64,12 +67,6 @@ class GenEval(Prefers):
         self.known = None if metadata == "playground" else demands.read(Path(metadata).expanduser())
         self.colours = None if colours is None else ClipColours(colours)
         self.limits = Limits(**limits or {})
-        self.spec = Spec("geneval", "1: every rule is met, else 0", (0.0, 1.0), license="MIT (rules)")
-
-    @property
-    def name(self) -> str:
-        """What records and reports call it."""
-        return self.spec.name
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Values (n,), shares of the rules of each kind, NaN where there are none of it, and what could not be told."""

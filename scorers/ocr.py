@@ -63,6 +63,9 @@ class OCR(Prefers):
         least: words of this confidence and less do not count.
     """
 
+    name = "ocr"
+    spec = Spec(name, "1 - edit distance / length", (0.0, 1.0), license="MIT (rule)")
+
     def __init__(
         self,
         reader: TextReader | Mapping[str, Any] | str,
@@ -75,12 +78,6 @@ class OCR(Prefers):
         made: Any = registry.build("text_reader", reader) if isinstance(reader, Mapping | str) else reader
         self.reader: TextReader = made
         self.texts, self.least = texts, least
-        self.spec = Spec("ocr", "1 - edit distance / length", (0.0, 1.0), license="MIT (rule)")
-
-    @property
-    def name(self) -> str:
-        """What records and reports call it."""
-        return self.spec.name
 
     def score(self, samples: Sequence[Sample]) -> Scores:
         """Values (n,), both aspects, and why some could not be judged; right where all of the text is there."""

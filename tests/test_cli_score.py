@@ -372,6 +372,7 @@ def test_the_list_of_scorers_says_their_scales_and_one_says_all(capsys: pytest.C
     for each in ("xswu/HPSv2: HPS_v2.1_compressed.pt", "Apache-2.0", "black bars", "allow_download"):
         assert each in text
     assert "must be given" in said(capsys, "scorers", "show", "mps")[1]
+    assert "product of the checker's aspects" in said(capsys, "scorers", "show", "rules")[1]
     assert said(capsys, "scorers", "show", "mpz")[0] == 2
 
 

@@ -118,3 +118,10 @@ def test_a_folder_without_pictures_and_a_scorer_that_does_not_embed_are_refused(
         likeness(tmp_path).score([Sample("a", image=Image.new("RGB", (32, 32)))])
     with pytest.raises(registry.BadSetting, match="rules embeds no pictures; take a CLIP scorer"):
         likeness(tmp_path, embedder="rules")
+
+
+def test_an_exemplar_that_cannot_be_read_is_named_and_spoils_no_score_in_silence(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "subject", [portrait(0)])
+    (folder / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(Misuse, match=r"broken\.png cannot be read"):
+        likeness(folder).score([Sample("", image=Image.fromarray(portrait(1)))])

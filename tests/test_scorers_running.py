@@ -146,6 +146,10 @@ def test_a_device_that_is_not_here_is_named() -> None:
         ("hpsv2.1", {"version": "3"}, "version is one of 2.0, 2.1, got '3'"),
         ("aesthetic_v2", {"version": 2}, "version is one of 1, 2, got 2"),
         ("aesthetic_v2", {"model": "ViT-H-14"}, "model is one of ViT-L-14, "),
+        ("clip_iqa", {"anchors": ("Good photo.",)}, "anchors are two texts"),  # of one the share is always 1
+        ("clip_iqa", {"anchors": "ab"}, "anchors are two texts"),
+        ("image_reward", {"config": {"visoin": {}}}, "the config has parts vision and text, got visoin"),
+        ("hpsv2.1", {"config": "none.json"}, "no model configuration at none.json"),
     ],
 )
 def test_a_variant_that_is_none_is_refused_and_not_guessed(
@@ -153,6 +157,11 @@ def test_a_variant_that_is_none_is_refused_and_not_guessed(
 ) -> None:
     with pytest.raises(registry.BadSetting, match=said):
         makers[name](**setting)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_spec_says_the_size_that_is_read(name: str, family: dict[str, Any]) -> None:
+    assert f"side {tiny_scorers.SIDE}, " in family[name].spec.preprocessing
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,11 +38,11 @@ def table(given: Any) -> int:
 
 def described(entry: Entry) -> Spec | None:
     """What a scorer says of itself without its weights, if it does."""
+    from ..scoring import Spec
+
     made = entry.load()
-    if hasattr(made, "describe"):
-        spec: Spec = made.describe(**entry.settings)
-        return spec
-    return None
+    said = made.describe(**entry.settings) if hasattr(made, "describe") else getattr(made, "spec", None)
+    return said if isinstance(said, Spec) else None  # where it hangs on settings, the class has a property
 
 
 def _number(spec: Spec | None) -> list[str]:
