@@ -288,6 +288,7 @@ def test_what_cannot_be_read_is_told_and_left_out(
         (["--low", "0.9"], r"0 < low <= high <= 1"),
         (["--takes", "0"], "--takes must be at least 1, got 0"),
         (["--high", "0.999"], "levels are shares of noise, on this path in"),
+        (["--size", "16x32"], "takes are square, as what is trained on; got a size of 16 x 32"),
         (["--frames", "4"], "draws pictures, not clips of 4 frames"),
     ],
 )

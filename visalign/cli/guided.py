@@ -24,7 +24,6 @@ def add(commands: words.Commands) -> None:
     made.add_argument("--low", type=float, default=0.65, help="least share of noise that takes begin with (0.65)")
     made.add_argument("--high", type=float, default=0.80, help="most; one share for the takes of one (0.80)")
     made.add_argument("--seed", type=int, default=0, help="of shares and noises (0)")
-    made.add_argument("--rate", type=float, default=8.0, help="frames a second of the clips that are written (8)")
     made.add_argument("--lora", metavar="PATH", help="adapters to load: a file, a folder, or a run's folder")
     made.add_argument("--allow-download", action="store_true", help="let a model be fetched from the hub")
     drawing_options(made, steps=40, batch=8)
@@ -41,13 +40,14 @@ def run(given: Any) -> int:
     from .screen import Screen
 
     words.at_least_one(given, "steps", "batch", "takes")
-    plan = takes.Plan(given.takes, (given.low, given.high), given.seed, given.rate)
+    plan = takes.Plan(given.takes, (given.low, given.high), given.seed)
     source = Source.find(given.model, given.lora, allow_download=given.allow_download)
     if source.gap is not None:
         raise words.UsageError(f"takes are drawn without reflection: leave it out of {given.model}")
     found, root = originals.found(Path(given.path).expanduser())
     screen, out = Screen(), Path(given.out)
-    how = Settings(given.steps, given.guidance, given.size, given.batch, given.dtype, given.device, given.frames)
+    side = given.size or min(source.folder.default_size[-2:])  # originals are cut to squares, as for training
+    how = Settings(given.steps, given.guidance, side, given.batch, given.dtype, given.device, given.frames)
     with screen.stage(f"open {given.model}"):
         drawer = Drawer(source, how)
     outcome = takes.walk(drawer, found, root, out, plan, screen)

@@ -38,13 +38,11 @@ class Plan:
     count: int = 2
     levels: tuple[float, float] = (LOW, HIGH)  # shares of noise that takes begin with
     seed: int = 0
-    rate: float = 8.0  # of clips that are written, frames a second
 
     def __post_init__(self) -> None:
         low, high = self.levels
-        if self.count < 1 or not 0 < low <= high <= 1 or not self.rate > 0:
-            given = f"{self.count} takes, levels {low} … {high}, rate {self.rate}"
-            raise ConfigError(f"at least 1 take, 0 < low <= high <= 1, a rate above 0: got {given}")
+        if self.count < 1 or not 0 < low <= high <= 1:
+            raise ConfigError(f"at least 1 take, 0 < low <= high <= 1: got {self.count} takes, levels {low} … {high}")
 
 
 @dataclass(frozen=True)
@@ -76,13 +74,15 @@ def walk(drawer: Drawer, found: Sequence[Original], root: Path, out: Path, plan:
 
 
 class Job:
-    """Takes by one drawer into one folder."""
+    """Takes by one drawer into one folder; ConfigError for one of other than squares, to which originals are cut."""
 
     def __init__(self, drawer: Drawer, root: Path, out: Path, plan: Plan) -> None:
         self.drawer, self.root, self.out, self.plan = drawer, root, out, plan
         self.bad: list[str] = []  # why an original has no takes
         *frames, height, width = drawer.size
-        self.side = min(height, width)
+        if height != width:
+            raise ConfigError(f"takes are square, as what is trained on; got a size of {height} x {width}")
+        self.side = height
         self.frames = frames[0] if frames else None
 
     def claim(self) -> None:
@@ -99,8 +99,12 @@ class Job:
     def _settings(self) -> dict[str, Any]:
         plan, how = self.plan, self.drawer.proof("", 0)
         drawing = {name: how[name] for name in ("weights", "sampler", "prediction", "steps", "guidance", "dtype")}
-        size = [*([] if self.frames is None else [self.frames]), self.side, self.side]
-        return drawing | {"size": size, "takes": plan.count, "levels": list(plan.levels), "seed": plan.seed}
+        return drawing | {
+            "size": list(self.drawer.size),
+            "takes": plan.count,
+            "levels": list(plan.levels),
+            "seed": plan.seed,
+        }
 
     def opened(self, batch: Sequence[Original]) -> dict[str, Opened]:
         """The bytes of originals, by name; what cannot be read is noted in `bad`."""
@@ -159,7 +163,7 @@ class Job:
             if self.frames is None:
                 replace_file(path, png(take))
             else:
-                clips.write(path, take, rate=self.plan.rate)
+                clips.write(path, take, rate=self.drawer.source.folder.family.rate)
 
     def write(self, there: Mapping[str, Original]) -> Path:
         """The records of what is there, and beside them where each is from; the records' path."""
