@@ -7,7 +7,7 @@ import itertools
 import pytest
 import tiny
 import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from visalign.draws import Draws
 from visalign.process import Ddpm, Flow, from_scheduler
@@ -95,7 +95,7 @@ def test_flow_grid_and_steps_equal_diffusers_flow_euler(shift: float) -> None:
     scheduler, process = FlowMatchEulerDiscreteScheduler(shift=shift), Flow(shift=shift)
     x = ours = normal(2, 4, 8, 8).float()
     for steps in (4, 20):
-        scheduler.set_timesteps(sigmas=[float(s) for s in torch.linspace(1.0, 1e-3, steps)])
+        scheduler.set_timesteps(steps)
         grid = process.grid(steps).flip(0)
         assert torch.allclose(scheduler.sigmas.double(), grid, atol=1e-6)
         for i, t in enumerate(scheduler.timesteps):
@@ -181,6 +181,12 @@ def test_what_is_not_a_path_is_refused_by_name() -> None:
         stable().coefficients(torch.tensor([1000]), torch.zeros(1))
     assert isinstance(from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}), Flow)
     assert isinstance(from_scheduler({"_class_name": "PNDMScheduler", **STABLE}), Ddpm)
+
+
+def test_wans_multistep_scheduler_is_a_shifted_flow() -> None:
+    wan = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    assert from_scheduler(wan.config) == Flow(shift=3.0)
+    assert isinstance(from_scheduler(UniPCMultistepScheduler(beta_schedule="scaled_linear").config), Ddpm)
 
 
 def test_zero_terminal_snr_equals_diffusers() -> None:
