@@ -237,6 +237,30 @@ def test_many_threads_remember_what_one_does() -> None:
     assert not failed
 
 
+@pytest.mark.parametrize("name", OWN_WORDS)
+def test_threads_may_share_a_scorer(name: str, makers: Makers) -> None:
+    scorer = makers[name](batch=2)
+    samples = paired(pictures(), [f"a red circle, number {row}" for row in range(7)])
+    wanted = scorer.score(samples).values
+    memory = scorer.tokens if name == "image_reward" else scorer.texts
+    memory.kept = 3
+    memory.forget()
+    found: dict[int, Tensor] = {}
+
+    def work(turn: int) -> None:
+        order = [(row + turn) % 7 for row in range(7)]
+        found[turn] = scorer.score([samples[row] for row in order]).values[torch.tensor(order).argsort()]
+
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(5)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(found) == 5
+    for each in found.values():
+        torch.testing.assert_close(each, wanted, atol=2e-6 * 100, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["hpsv2.1", "mps"])
 def test_more_prompts_than_are_remembered_are_encoded_once_and_not_all_held(
     name: str, makers: Makers, monkeypatch: pytest.MonkeyPatch
