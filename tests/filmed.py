@@ -53,7 +53,8 @@ def pairs(folder: Path, count: int, frames: int = 9, size: tuple[int, int] = (16
 class Filming:
     """Encoders of clips: a tiny VAE of its own kind, and texts that are noise named by the prompt."""
 
-    wants_time_ids = False
+    wants_time_ids, guidance = False, None
+    guidance = None
 
     def __init__(self, *, causal: bool) -> None:
         torch.manual_seed(0)

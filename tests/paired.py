@@ -40,6 +40,7 @@ class Counting:
         self.prompts: list[str] = []
         self.fingerprint = encoders.fingerprint
         self.factor, self.wants_time_ids = encoders.factor, encoders.wants_time_ids
+        self.guidance = encoders.guidance
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return self.encoders.latent_shape(size)

@@ -265,7 +265,7 @@ def test_data_that_cannot_be_trained_on_are_one_clear_line(tmp_path: Path, encod
     records = pairs(tmp_path, 2)
     with pytest.raises(DataError, match="no records to train on"):
         run([], encoders, tmp_path)
-    with pytest.raises(DataError, match="resolution 15 is not a multiple of the VAE's factor 2"):
+    with pytest.raises(DataError, match="resolution 15 is not a multiple of 2, the pixels of a latent"):
         run(records, encoders, tmp_path, resolution=15)
     shutil.rmtree(tmp_path / "0")
     shutil.rmtree(tmp_path / "1")

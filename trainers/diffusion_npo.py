@@ -38,6 +38,7 @@ class DiffusionNPO:
     preference: LossSpec = "dpo"
     batch_type = Pairs
     reference = Reference.FROZEN
+    negative_branch = True
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -39,6 +39,7 @@ class SelfNPO:
     width: float = 1e-3  # of the pseudo-Huber loss's round bottom, the paper's c
     variant: Literal["paper", "release"] = "paper"
     reference = Reference.EMA
+    negative_branch = True
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -65,6 +65,11 @@ class SPO:
         self._judge, self._loss = LatentJudge(self.scorer), resolve(self.preference)
 
     @property
+    def negative_branch(self) -> bool:
+        """What guidance pushes away from."""
+        return self.trains == "negative"
+
+    @property
     def passes(self) -> Passes:
         """A branching step asks policy and reference, under guidance twice each; on a path whose last step is noisy."""
         branching, asked = self.steps - self.divert, 1 if self.guidance in (0.0, 1.0) else 2

@@ -30,6 +30,7 @@ class Model:
     strict_attention: bool = False  # True: an attention that cannot run is an error, not a fallback
     checkpointing: bool = False  # of activations: less memory, a third more time, the same gradients
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the frozen weights; what is trained is always fp32
+    guidance: float | None = between(None, 0.0)  # what a model like FLUX.1-dev is told in training; None: its own 3.5
     allow_download: bool = False
     vision: bool = False  # train: full reaches the vision tower of a language model too
     projector: bool = True  # and what stands between tower and language model

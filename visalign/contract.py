@@ -219,7 +219,7 @@ class Encoders(Protocol):
 
     @property
     def factor(self) -> int:
-        """Pixels per latent along a side."""
+        """Pixels along a side of a latent, or of a transformer's token: sides are multiples of it."""
 
     @property
     def stride(self) -> int:
@@ -228,6 +228,10 @@ class Encoders(Protocol):
     @property
     def wants_time_ids(self) -> bool:
         """Whether the denoiser is told original size and crop, as SDXL's is."""
+
+    @property
+    def guidance(self) -> float | None:
+        """How much guidance the denoiser is told of in training, as FLUX.1-dev's is; None if it is told of none."""
 
     def encode_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the posterior, scaled as the denoiser sees it, of pixels in [-1, 1]: (n, 3, h, w), or

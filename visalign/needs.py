@@ -37,6 +37,15 @@ class FlowOnly(Protocol):
         """The method that does the same on any path."""
 
 
+@runtime_checkable
+class Branching(Protocol):
+    """A method that trains what answers the empty prompt under guidance."""
+
+    @property
+    def negative_branch(self) -> bool:
+        """Whether it does, as it is set."""
+
+
 class Scored(Protocol):
     """A batch of b records with a scorer's values of two items each."""
 
@@ -112,6 +121,15 @@ def check_path(name: str, method: Any, process: Process) -> None:
         said = f"a diffusion path and predicts {process.prediction}" if isinstance(process, Ddpm) else repr(process)
         raise ConfigError(
             f"{name} trains flow-matching models, and this model has {said}; method.name={method.elsewhere} trains it"
+        )
+
+
+def check_guided(name: str, method: Any, told: float | None) -> None:
+    """ConfigError if the method `name` trains the branch of guidance that a model has not which is `told` guidance."""
+    if told is not None and isinstance(method, Branching) and method.negative_branch:
+        raise ConfigError(
+            f"{name} trains what answers the empty prompt under guidance, and this model is told its guidance and "
+            "never asked that; method.name=diffusion_dpo trains what it draws"
         )
 
 

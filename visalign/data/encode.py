@@ -45,6 +45,7 @@ class Encoded:
     stride: int  # of them in a latent frame after the first
     flips: bool
     wants_time_ids: bool
+    guidance: float | None  # what the denoiser is told of it; None: nothing
     latent_shape: tuple[int, ...]
     quarantine: tuple[Bad, ...]
     quarantine_file: Path
@@ -114,6 +115,7 @@ def encode(
         stride=1 if frames is None else encoders.stride,
         flips=flips,
         wants_time_ids=encoders.wants_time_ids,
+        guidance=encoders.guidance,
         latent_shape=latent_shape,
         quarantine=tuple(bad),
         quarantine_file=listed,
@@ -132,7 +134,8 @@ def _size(encoders: Encoders, resolution: int, frames: int | None) -> tuple[int,
     that do not fill the last one it leaves out without a word.
     """
     if resolution % encoders.factor:
-        raise DataError(f"resolution {resolution} is not a multiple of the VAE's factor {encoders.factor}")
+        grain = encoders.factor
+        raise DataError(f"resolution {resolution} is not a multiple of {grain}, the pixels of a latent or token")
     if frames is None:
         return resolution, resolution
     if rest := (frames - 1) % encoders.stride:

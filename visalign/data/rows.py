@@ -52,8 +52,12 @@ class Rows:
         """Conditions with "" in place of the texts that the record's draw drops, and with "" in place of all."""
         dropped = draw.uniform("dropout") < self.prompt_dropout
         kept = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
-        time_ids = self._time_ids(frames)
-        return Condition(*self._read(kept), time_ids), Condition(*self._read([""] * len(texts)), time_ids)
+        told = self._time_ids(frames), None, self._guidance(len(texts))
+        return Condition(*self._read(kept), *told), Condition(*self._read([""] * len(texts)), *told)
+
+    def _guidance(self, count: int) -> Tensor | None:
+        """(n,) what a network is told that was distilled from guided answers."""
+        return None if self.encoded.guidance is None else torch.full((count,), self.encoded.guidance)
 
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         rows = [self.encoded.text(text) for text in texts]

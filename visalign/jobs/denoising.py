@@ -122,11 +122,11 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     method: Method = registry.build("method", run.method)
     folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
     needs.check_path(run.method["name"], method, folder.process)
-    check_frames(run, clips=folder.family.clips)
+    costs.check_model(run, method, folder.family, folder.guidance)
     records, root = read_records(run)
     needs.check(run.method["name"], method, records, ties=run.data.ties)
     with screen.stage(f"load the encoders of {run.model.folder}"):
-        encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device)
+        encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device, guidance=run.model.guidance)
     texts_only = method.batch_type is Prompts
     encoded = encoded_once(run, records, root, encoders, ranks, screen, texts_only=texts_only)
     settings = view_settings(run)
@@ -135,15 +135,6 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     with screen.stage("load the denoiser"):
         model = denoiser(run, folder, method, ranks, settings.users)
     return Parts(method, folder, view, encoded, model)
-
-
-def check_frames(run: Run, *, clips: bool) -> None:
-    """ConfigError unless `data.frames` is given where the model draws clips, and there alone."""
-    frames = run.data.frames
-    if clips and frames is None:
-        raise ConfigError(f"{run.model.folder} draws clips: set data.frames to how many of each clip are trained on")
-    if frames is not None and not clips:
-        raise ConfigError(f"{run.model.folder} draws pictures: data.frames is for models of clips, got {frames}")
 
 
 def view_settings(run: Run) -> views.Settings:
@@ -175,6 +166,7 @@ def denoiser(
         device=ranks.device,
         seed=run.seed,
         users=None if users is None else Shape.of(next(iter(users.values()))),
+        size=(run.data.resolution, run.data.resolution),
     )
     if run.compile:
         model.compile_networks()

@@ -34,6 +34,7 @@ def of(run: Run) -> Plan:
     """The cost of a run that trains a denoiser."""
     method: Method = registry.build("method", run.method)
     base = known(run, method)
+    check_model(run, method, base.family, base.family.guidance(base.config))
     shape = shaped(run, method, base)
     told = cost.estimate(shape)
     rows = [*of_step(run, told), *of_data(run, shape), *of_attention(run, shape)]
@@ -54,22 +55,51 @@ def known(run: Run, method: Method) -> Base:
         said = f"{run.model.folder} is not on this machine: these are the published numbers of {found.name}."
         return Base(found.family, dict(found.config), found.factor, found.tokens, said)
     needs.check_path(run.method["name"], method, folder.process)
-    text = json.loads((folder.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-    tokens = int(text.get("max_position_embeddings", 77))
     return Base(
-        folder.family, folder.network_config(), folder.factor, tokens, f"The shape was read from {folder.path}."
-    )
+        folder.family, folder.network_config(), folder.factor, tokens(folder),
+        f"The shape was read from {folder.path}.",
+    )  # fmt: skip
+
+
+def tokens(folder: Folder) -> int:
+    """How many tokens of a prompt the network sees."""
+    if folder.family.tokens is not None:
+        return folder.family.tokens
+    text = json.loads((folder.path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+    return int(text.get("max_position_embeddings", 77))
+
+
+def check_model(run: Run, method: Method, family: Family, told: float | None) -> None:
+    """ConfigError if a model of this family, `told` its guidance or not (None), cannot be trained as the run says."""
+    if run.model.train == "user" and family.part != "unet":
+        raise ConfigError(
+            f"model.train=user puts attention beside a UNet's cross-attention, and a {family.pipeline} has no UNet: "
+            "set model.train to lora or full"
+        )
+    if run.model.guidance is not None and told is None:
+        raise ConfigError(
+            f"model.guidance: {run.model.guidance:g} is for models that are told their guidance, as FLUX.1-dev is, and "
+            f"{run.model.folder} is not: leave it out"
+        )
+    needs.check_guided(run.method["name"], method, told)
+    check_frames(run, clips=family.clips)
+
+
+def check_frames(run: Run, *, clips: bool) -> None:
+    """ConfigError unless `data.frames` is given where the model draws clips, and there alone."""
+    frames = run.data.frames
+    if clips and frames is None:
+        raise ConfigError(f"{run.model.folder} draws clips: set data.frames to how many of each clip are trained on")
+    if frames is not None and not clips:
+        raise ConfigError(f"{run.model.folder} draws pictures: data.frames is for models of clips, got {frames}")
 
 
 def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
     """The run's question to `cost.estimate`."""
-    if run.data.resolution % base.factor:
-        raise ConfigError(f"data.resolution: {run.data.resolution} is not a multiple of the VAE's factor {base.factor}")
-    side = run.data.resolution // base.factor
     return cost.Shape(
         family=base.family,
         config=base.config,
-        size=(side, side),
+        size=latent_size(run, base),
         tokens=base.tokens,
         train=run.model.train,
         rank=run.model.rank,
@@ -81,6 +111,19 @@ def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
         reference=method.reference,
         ema=bool(run.ema),
     )
+
+
+def latent_size(run: Run, base: Base) -> tuple[int, ...]:
+    """(height, width) of a latent, of clips (frames, height, width); ConfigError for what does not fill whole ones."""
+    grain = base.factor * base.family.patch(base.config)
+    if run.data.resolution % grain:
+        raise ConfigError(f"data.resolution: {run.data.resolution} is not a multiple of {grain}, pixels of a token")
+    side, frames, stride = run.data.resolution // base.factor, run.data.frames, base.family.stride
+    if frames is None:
+        return side, side
+    if (frames - 1) % stride:
+        raise ConfigError(f"data.frames: {frames} are not {stride} k + 1, as the model's autoencoder takes them")
+    return 1 + (frames - 1) // stride, side, side
 
 
 def user_shape(run: Run) -> Shape | None:
@@ -101,7 +144,7 @@ def of_step(run: Run, told: cost.Cost) -> list[list[str]]:
     share = 100 * told.trained / told.parameters
     return [
         ["passes a record", told.passes],
-        ["forward of one picture", f"{told.forward_flop / 1e12:.4g} TFLOP"],
+        [f"forward of one {'picture' if run.data.frames is None else 'clip'}", f"{told.forward_flop / 1e12:.4g} TFLOP"],
         ["one record", f"{record:.4g} TFLOP"],
         [
             "one step",
@@ -122,7 +165,8 @@ def of_data(run: Run, shape: cost.Shape) -> list[list[str]]:
 
     x, condition = shape.family.example(shape.config, shape.size, shape.tokens)
     picture = 2 * 4 * x.numel() + 32  # mean and deviation in float32, and the frame
-    text = 4 * (condition.text.numel() + (0 if condition.pooled is None else condition.pooled.numel()))
+    numbers = condition.text.numel() + (0 if condition.pooled is None else condition.pooled.numel())
+    text = cost.BYTES[run.model.dtype] * numbers  # as the encoders gave them
     try:
         records = sources.open_source(run.data.path, run.data.format) if run.data.path else []
     except DataError as error:
@@ -135,8 +179,11 @@ def of_data(run: Run, shape: cost.Shape) -> list[list[str]]:
             ["cache", f"{_size(1000 * (2 * picture + text))} for 1,000 pairs with a prompt each; data.path is not set"]
         ]
     items, prompts = {item for each in records for item in each.items}, {each.prompt for each in records}
-    size = _size(len(items) * picture + (len(prompts) + 1) * text)
-    return [["cache", f"{size}: {len(records)} records, {len(items)} pictures, {len(prompts)} prompts"]]
+    size, kind = (
+        _size(len(items) * picture + (len(prompts) + 1) * text),
+        "pictures" if run.data.frames is None else "clips",
+    )
+    return [["cache", f"{size}: {len(records)} records, {len(items)} {kind}, {len(prompts)} prompts"]]
 
 
 def _size(count: int) -> str:

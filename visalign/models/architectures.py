@@ -1,6 +1,6 @@
 """The public shapes of well-known networks, so that a run's cost can be told before a single weight is downloaded.
 
-Each mapping is what differs from diffusers' defaults in the published `unet/config.json` of the model; parameter counts
+Each mapping is what differs from diffusers' defaults in the published config of the model's network; parameter counts
 are asserted in tests against the published sizes.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import stable_diffusion
+from . import flux, sd3, stable_diffusion, wan
 from .family import Family
 
 SD15: Mapping[str, Any] = {
@@ -39,6 +39,29 @@ SDXL: Mapping[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+SD3_MEDIUM: Mapping[str, Any] = {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 192,
+}
+SD35_MEDIUM: Mapping[str, Any] = {
+    **SD3_MEDIUM,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": list(range(13)),
+    "qk_norm": "rms_norm",
+}
+SD35_LARGE: Mapping[str, Any] = {
+    "num_layers": 38,
+    "num_attention_heads": 38,
+    "caption_projection_dim": 2432,
+    "pos_embed_max_size": 192,
+    "qk_norm": "rms_norm",
+}
+FLUX_DEV: Mapping[str, Any] = {"guidance_embeds": True}
+FLUX_SCHNELL: Mapping[str, Any] = {}
+WAN_1B: Mapping[str, Any] = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
+WAN_14B: Mapping[str, Any] = {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824}
 
 
 @dataclass(frozen=True)
@@ -63,4 +86,13 @@ KNOWN: Mapping[str, Architecture] = {
     "stabilityai/stable-diffusion-xl-base-1.0": Architecture(
         "SDXL", stable_diffusion.SDXL, SDXL, other_parameters=901_374_183
     ),
+    "stabilityai/stable-diffusion-3-medium-diffusers": Architecture(
+        "SD3 medium", sd3.SD3, SD3_MEDIUM, tokens=sd3.TOKENS
+    ),
+    "stabilityai/stable-diffusion-3.5-medium": Architecture("SD3.5 medium", sd3.SD3, SD35_MEDIUM, tokens=sd3.TOKENS),
+    "stabilityai/stable-diffusion-3.5-large": Architecture("SD3.5 large", sd3.SD3, SD35_LARGE, tokens=sd3.TOKENS),
+    "black-forest-labs/FLUX.1-dev": Architecture("FLUX.1 dev", flux.FLUX, FLUX_DEV, tokens=flux.TOKENS),
+    "black-forest-labs/FLUX.1-schnell": Architecture("FLUX.1 schnell", flux.FLUX, FLUX_SCHNELL, tokens=flux.TOKENS),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Architecture("Wan 2.1 1.3B", wan.WAN, WAN_1B, tokens=wan.TOKENS),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": Architecture("Wan 2.1 14B", wan.WAN, WAN_14B, tokens=wan.TOKENS),
 }

@@ -101,7 +101,7 @@ def adapted(network: nn.Module, shape: Shape) -> Lora | Users | None:
     """What is trained beside a frozen network; None if all of it is."""
     if shape.users is not None:
         return Users(network, shape.users)
-    return Lora(network, rank=shape.rank) if shape.train == "lora" else None
+    return Lora(network, rank=shape.rank, targets=shape.family.targets) if shape.train == "lora" else None
 
 
 def in_words(shape: Shape) -> str:

@@ -148,11 +148,6 @@ class Folder:
             raise ValueError(f"train: user and users' embeddings go together, got {train!r} and {users}")
         if train == "full" and dtype != "fp32":
             raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
-        if users is not None and self.family.part != "unet":
-            raise FolderError(
-                f"attention to users stands beside a UNet's cross-attention, and {self.pipeline_class} has no UNet; "
-                "train it with model.train=lora or full"
-            )
         network = self.network(DTYPES[dtype]).to(device)
         setting = attention.Setting(torch.device(device), DTYPES[dtype], attention.head_widths(network))
         resolution = attention.resolve(kernel, setting, strict=strict_attention)

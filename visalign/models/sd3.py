@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .folder import Folder
 
 T5_TOKENS = 256  # of a prompt, the pipeline's `max_sequence_length`; longer ones are cut
-CLIP_TOKENS = 77
+TOKENS = 77 + T5_TOKENS  # that the transformer sees: the CLIPs' window, and T5's
 Words = Callable[[Sequence[str]], Tensor]  # prompts -> (n, tokens, width)
 
 
@@ -97,5 +97,5 @@ def example(config: Config, shape: tuple[int, ...], tokens: int) -> tuple[Tensor
 
 SD3 = Family(
     "sd3", "StableDiffusion3Pipeline", "transformer", "SD3Transformer2DModel", ask, PictureCoder, read, factor, size,
-    example, targets=JOINT, tokens=CLIP_TOKENS + T5_TOKENS, patch=patch,
+    example, targets=JOINT, tokens=TOKENS, patch=patch,
 )  # fmt: skip

@@ -92,6 +92,10 @@ def attach(network: Any, shape: Shape) -> UserReader:
 
     layers = {f"{name}.processor": each for name, each in network.named_modules() if isinstance(each, Attention)}
     crossing = {name: layer for name, layer in layers.items() if layer.is_cross_attention}
+    if not crossing:
+        raise ValueError(
+            f"attention to users stands beside a UNet's cross-attention, and a {type(network).__name__} has none"
+        )
     if odd := [
         name for name, layer in crossing.items() if layer.residual_connection or layer.rescale_output_factor != 1
     ]:
