@@ -85,6 +85,10 @@ def compared(given: Any) -> dict[str, Any]:
             f"compare takes two to six different models, the base first; got {' '.join(given.models)}"
         )
     sources = {name: Source.find(spec) for name, spec in zip(short(given.models), given.models, strict=True)}
+    if moving := [name for name, source in sources.items() if source.folder.family.clips]:
+        raise words.UsageError(
+            f"compare shows pictures, and {moving[0]} draws clips: visalign evaluate compares such models"
+        )
     return {
         "models": sources,
         "prompts": words.prompts(given.prompts),
