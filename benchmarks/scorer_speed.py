@@ -1,11 +1,16 @@
 """What a picture's score costs, decoding and preprocessing included: batches against one call a picture.
 
     python benchmarks/scorer_speed.py --out benchmarks/results/scorers.json                  (CPU, a tiny model)
+    python benchmarks/scorer_speed.py --clock --images 192                                   (the same by the clock)
     python benchmarks/scorer_speed.py --shape ViT-H-14 --out FILE                            (a GPU, random weights)
 
 The way of `for image, prompt in ...: scorer.score([sample])`, with everything loaded, stands for what the released
 packages do inside. On a CPU both ways take turns on a part of the pictures at a time, and what is read is the median
-ratio of CPU seconds of this process. On a GPU the rate is by the clock, with pictures decoded while the model works.
+ratio of CPU seconds of this process.
+
+On a GPU, and with --clock, the rate is by the clock, from files on disk that threads decode while the network works.
+Decoding alone, the network alone and both together take turns on the same pictures, so that it can be seen what
+decoding adds. On a busy machine the clock measures the others too: read the medians with their ranges.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from PIL import Image
 from visalign.scorers.clip import Cosine, OpenClip, open_clip_config
 from visalign.scorers.hpsv2 import HPSv2
 from visalign.scorers.preprocess import Letterbox
+from visalign.scorers.reading import READERS, ahead
 from visalign.scoring import Sample
 
 TINY = {
@@ -125,33 +131,62 @@ def rows_of(made: Cosine) -> list[int]:
     return rows
 
 
-def rate(made: Cosine, side: int, count: int) -> dict[str, Any]:
-    """Pictures a second by the clock from files on disk, decoded on threads while the GPU works; and the GPU alone."""
+def rate(made: Cosine, side: int, count: int, rounds: int) -> dict[str, Any]:
+    """Pictures a second by the clock, a part of them a round: decoded, through the network, and both together."""
     with tempfile.TemporaryDirectory() as folder:
-        given = []
-        for row, each in enumerate(samples(side, count)):
-            path = Path(folder) / f"{row}.jpg"
-            path.write_bytes(each.image)  # type: ignore[arg-type]
-            given.append(Sample(each.prompt, image=path))
+        given = on_disk(samples(side, count), Path(folder))
         made.score(given[: 2 * made.batch])
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        made.score(given)
-        whole = time.perf_counter() - start
-    pixels = torch.zeros(made.batch, 3, 224, 224, device=made.device)
-    start = time.perf_counter()
-    with torch.no_grad():
-        for _ in range(10):
-            made.towers.images(pixels)
-    torch.cuda.synchronize()
-    alone = (time.perf_counter() - start) / 10
-    return {
-        "side": side, "images": count, "batch": made.batch, "images_per_second": count / whole,
-        "image_tower_alone": made.batch / alone, "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        made.texts([each.prompt for each in given])  # once each, whoever asks: no part of a picture's cost
+        spent = [timed(made, given[start::rounds]) for start in range(rounds)]
+    middle = {name: statistics.median(each[name] for each in spent) for name in spent[0]}
+    added = [each["together"] / each["network"] - 1 for each in spent]
+    hidden = [hidden_share(**each) for each in spent]
+    found = {
+        "side": side, "images": count, "rounds": rounds, "batch": made.batch, "threads": READERS,
+        "images_per_second": {name: count / rounds / each for name, each in middle.items()},
+        "decoding_adds": statistics.median(added), "decoding_adds_range": [min(added), max(added)],
+        "overlap": statistics.median(hidden), "overlap_range": [min(hidden), max(hidden)],
     }  # fmt: skip
+    return found | ({"peak_gib": torch.cuda.max_memory_allocated() / 2**30} if made.device.type == "cuda" else {})
 
 
-def main() -> None:
+def on_disk(given: Sequence[Sample], folder: Path) -> list[Sample]:
+    """The same samples, their pictures in files."""
+    made = []
+    for row, each in enumerate(given):
+        path = folder / f"{row}.picture"
+        path.write_bytes(each.image)  # type: ignore[arg-type]
+        made.append(Sample(each.prompt, image=path))
+    return made
+
+
+def timed(made: Cosine, part: Sequence[Sample]) -> dict[str, float]:
+    """Seconds of decoding on threads, of the network on what was decoded, and of scoring, which does both at once."""
+    start = clock(made)
+    read = list(ahead(part, made.geometry, made.batch))
+    decoded = clock(made)
+    with torch.no_grad():
+        for row in range(0, len(read), made.batch):
+            pixels = torch.stack([each for each in read[row : row + made.batch] if isinstance(each, torch.Tensor)])
+            made.towers.images(pixels.to(made.device))
+    shown = clock(made)
+    made.score(part)
+    return {"decoding": decoded - start, "network": shown - decoded, "together": clock(made) - shown}
+
+
+def hidden_share(decoding: float, network: float, together: float) -> float:
+    """How much of the shorter of the two is hidden behind the longer one: 1 all of it, 0 one waits for the other."""
+    return (decoding + network - together) / min(decoding, network)
+
+
+def clock(made: Cosine) -> float:
+    """Seconds, once the device has done all that it was given."""
+    if made.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="tiny", help="tiny, or a name that open_clip knows (tiny)")
@@ -159,15 +194,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--clock", action="store_true", help="the rate by the clock on a CPU too")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
+    if not 1 <= given.rounds <= given.images:
+        parser.error(f"a round has at least one picture: got {given.images} in {given.rounds} rounds")
     cuda = torch.cuda.is_available()
     made = scorer(given.shape, "cuda" if cuda else "cpu", torch.float16 if cuda else torch.float32, given.batch)
-    if cuda:
-        cells = [rate(made, side, given.images) for side in given.sides]
-    else:
+    if not cuda:
         torch.set_num_threads(1)
-        cells = [compared(made, side, given.images, given.rounds) for side in given.sides]
+    measure = rate if cuda or given.clock else compared
+    cells = [measure(made, side, given.images, given.rounds) for side in given.sides]
     import open_clip
     import PIL
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +30,8 @@ from .chat import Answer, Question, Sampling, Token
 AGAIN = {408, 409, 425, 429}  # and every 5xx
 FOR_ALL = {401: "the key is not accepted", 404: "there is no such address or model"}
 QUOTED = 200  # characters of a server's words in a reason
+MOST = 64 * 2**20  # bytes of an answer
+SURE = 1e-3  # how far above 0 rounding may bring a log-probability
 Told = Callable[[tuple[int, Answer]], None]
 
 
@@ -144,13 +148,16 @@ class Endpoint:
 
     async def _once(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
         try:
-            async with asyncio.timeout(self.timeout):
-                response = await client.post(f"{self.url}/chat/completions", json=body)
+            async with (
+                asyncio.timeout(self.timeout),
+                client.stream("POST", f"{self.url}/chat/completions", json=body) as response,
+            ):
+                content = await _content(response)
         except (TimeoutError, httpx.TimeoutException):
             raise Again(f"no answer within {self.timeout:g} s") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Again(f"connection broken ({type(error).__name__}: {_quoted(str(error), client)})") from None
-        return _read(response, _quoted(response.text, client), self.url)
+        return _read(response, content, _quoted(content.decode(errors="replace"), client), self.url)
 
     def _body(self, question: Question, sampling: Sampling) -> dict[str, Any]:
         made: dict[str, Any] = {
@@ -163,6 +170,16 @@ class Endpoint:
         if sampling.top_logprobs:
             made |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
         return {name: value for name, value in (made | self.extra).items() if value is not None}
+
+
+async def _content(response: httpx.Response) -> bytes:
+    """The body, unpacked; Again for one without end."""
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > MOST:
+            raise Again(f"the body is longer than {MOST} bytes")
+    return bytes(content)
 
 
 def _check_url(url: str) -> None:
@@ -209,15 +226,15 @@ def _after(state: tenacity.RetryCallState) -> float:
 def _retry_after(response: httpx.Response) -> float:
     """Seconds from now: the header holds a number of them, or a date (RFC 9110, section 10.2.3)."""
     given = response.headers.get("Retry-After", "").strip()
-    if given.isdecimal():
+    if re.fullmatch(r"\d+(\.\d*)?", given, re.ASCII):  # a fraction is against the RFC, and common
         return float(given)
     try:
         return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
-def _read(response: httpx.Response, words: str, url: str) -> Answer:
+def _read(response: httpx.Response, content: bytes, words: str, url: str) -> Answer:
     status = response.status_code
     if status in FOR_ALL:
         raise EndpointError(f"{url} answers {status}, {FOR_ALL[status]}: {words}")
@@ -226,8 +243,8 @@ def _read(response: httpx.Response, words: str, url: str) -> Answer:
     if status != 200:
         return Answer(failure=f"HTTP {status}: {words}")
     try:
-        return _completion(response.json())
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return _completion(json.loads(content))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise Again(f"the body is no chat completion: {words}") from None
 
 
@@ -245,5 +262,12 @@ def _completion(values: Mapping[str, Any]) -> Answer:
 
 
 def _token(values: Mapping[str, Any]) -> Token:
-    top = {str(each["token"]): float(each["logprob"]) for each in values.get("top_logprobs") or ()}
-    return Token(str(values["token"]), {str(values["token"]): float(values["logprob"])} | top)
+    top = {str(each["token"]): _logprob(each) for each in values.get("top_logprobs") or ()}
+    return Token(str(values["token"]), {str(values["token"]): _logprob(values)} | top)
+
+
+def _logprob(values: Mapping[str, Any]) -> float:
+    found = float(values["logprob"])
+    if not found <= SURE:  # NaN too
+        raise ValueError(f"no log-probability: {found}")
+    return min(found, 0.0)

@@ -88,8 +88,8 @@ class Ensemble(Prefers):
     name: str = "ensemble"
 
     def __post_init__(self) -> None:
-        if not self.members:
-            raise ValueError("an ensemble needs members: [clip, pickscore], say")
+        if not self.members or isinstance(self.members, str):
+            raise ValueError(f"an ensemble needs a list of members, [clipscore, pickscore] say; got {self.members!r}")
         if self.combine not in COMBINATIONS:
             raise ValueError(f"no combination is named {self.combine!r}{config.suggestion(self.combine, COMBINATIONS)}")
         members = tuple(Member.of(each) for each in self.members)
@@ -97,6 +97,15 @@ class Ensemble(Prefers):
         if again := [each for each in named if named.count(each) > 1]:
             raise ValueError(f"two members are named {again[0]!r}: give each a name of its own")
         object.__setattr__(self, "members", members)
+        self._tried()
+
+    def _tried(self) -> None:
+        """Combine once, so that settings that cannot be are told now and not after the members' work."""
+        one = torch.ones(len(self.members), 1, dtype=torch.float64)
+        try:
+            COMBINATIONS[self.combine](one, one, **self.settings)
+        except TypeError as error:
+            raise ValueError(f"the combination {self.combine} does not take {dict(self.settings)}: {error}") from None
 
     @property
     def spec(self) -> Spec:
@@ -117,14 +126,30 @@ class Ensemble(Prefers):
         found = {member.scorer.name: (member, member.scorer.score(samples)) for member in self.members}
         table = torch.stack([member.values(said) for member, said in found.values()])
         sigma = torch.stack([_sigma(member, said) for member, said in found.values()])
-        valid = ~table.isnan().any(0)
-        values = torch.full((len(samples),), torch.nan, dtype=torch.float64)
-        combination: Callable[..., Tensor] = COMBINATIONS[self.combine]
-        if bool(valid.any()):
-            values[valid] = combination(table[:, valid], sigma[:, valid], **self.settings)
-        reasons = {row: f"{name}: {why}" for name, (_, said) in found.items() for row, why in said.reasons.items()}
+        values, reasons = self._combined(table, sigma)
+        reasons |= {row: f"{name}: {why}" for name, (_, said) in found.items() for row, why in said.reasons.items()}
         aspects = dict(zip(found, table, strict=True))
-        return Scores(values, aspects, sigma=table.std(0, correction=0), valid=valid, reasons=reasons)
+        cut = [said.truncated for _, said in found.values() if said.truncated is not None]
+        return Scores(
+            values,
+            aspects,
+            sigma=table.std(0, correction=0),
+            valid=~values.isnan(),
+            truncated=torch.stack(cut).any(0) if cut else None,
+            reasons=reasons,
+        )
+
+    def _combined(self, table: Tensor, sigma: Tensor) -> tuple[Tensor, dict[int, str]]:
+        """(n,) values, NaN where a member could not judge; where what they say does not combine, with a reason."""
+        values = torch.full((table.shape[1],), torch.nan, dtype=torch.float64)
+        reasons: dict[int, str] = {}
+        combination: Callable[..., Tensor] = COMBINATIONS[self.combine]
+        for row in torch.nonzero(~table.isnan().any(0)).flatten().tolist():
+            try:
+                values[row] = combination(table[:, row, None], sigma[:, row, None], **self.settings)[0]
+            except ValueError as error:
+                reasons[row] = str(error)
+        return values, reasons
 
     def calibrated(self, samples: Sequence[Sample]) -> Ensemble:
         """The same ensemble, each member z-scored by what it says of these samples."""

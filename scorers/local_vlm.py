@@ -49,10 +49,20 @@ class LocalVLM:
         for place, question in enumerate(questions):
             yield place, self._answer(question, sampling)
 
-    @torch.no_grad()
     def _answer(self, question: Question, sampling: Sampling) -> Answer:
-        inputs = self._inputs(question)
-        drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        marks = self.processor.tokenizer.all_special_tokens
+        texts = [each for each in question.parts if isinstance(each, str)]
+        if held := next((mark for mark in marks for text in texts if mark in text), None):
+            return Answer(failure=f"the text holds {held!r}, a mark of the model's own")  # it would be taken for one
+        try:
+            inputs = self._inputs(question)
+        except ValueError as error:
+            return Answer(failure=f"the question does not fit the model: {error}")
+        return self._written(inputs, sampling)
+
+    @torch.no_grad()
+    def _written(self, inputs: Any, sampling: Sampling) -> Answer:
+        drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "num_beams": 1}
         if sampling.temperature:
             drawn |= {"do_sample": True, "temperature": sampling.temperature}
         with torch.random.fork_rng(devices=self._cards()):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visalign import registry
 from visalign.data.segments import majority, segments
 from visalign.records import Preference
 from visalign.scoring import Judge, Sample, compared
@@ -27,7 +28,8 @@ class SegmentJudge:
     """Compares clips segment by segment.
 
     Args:
-        judge: a judge, or settings of a `VLMJudge`; its rubric is then `video_detail`, and conflicts are ties.
+        judge: a judge, or a name and settings; of a `VLMJudge`, which is meant where there is no name, the rubric is
+            then `video_detail`, and conflicts are ties.
         rate: frames a second of the clips.
         seconds: of a segment.
         shown: frames a second that the judge is shown.
@@ -36,7 +38,7 @@ class SegmentJudge:
 
     def __init__(
         self,
-        judge: Judge | Mapping[str, Any],
+        judge: Judge | Mapping[str, Any] | str,
         *,
         rate: float,
         seconds: float = 1.0,
@@ -45,7 +47,7 @@ class SegmentJudge:
     ) -> None:
         if min(rate, seconds, shown) <= 0:
             raise ValueError(f"rate, seconds and shown are above 0, got {rate}, {seconds} and {shown}")
-        self.judge = VLMJudge(**{"book": book} | _settings(judge)) if isinstance(judge, Mapping) else judge
+        self.judge: Judge = _built(judge, book) if isinstance(judge, Mapping | str) else judge
         self.rate, self.seconds, self.shown = rate, seconds, shown
         self.name = f"{getattr(self.judge, 'name', type(self.judge).__name__)}-segments"
 
@@ -64,7 +66,7 @@ class SegmentJudge:
 
     def prefer(self, first: Sequence[Sample], second: Sequence[Sample]) -> Tensor:
         """(n,): 1, 0 or 1/2 by the majority of the segments that could be judged; NaN where none could."""
-        return torch.stack([majority(each) for each in self.labels(first, second)])
+        return torch.tensor([float(majority(each)) for each in self.labels(first, second)], dtype=torch.float64)
 
     def judged(self, record: Preference, label: Tensor) -> Preference:
         """The record of two clips with the label of each segment: probabilities (2, S)."""
@@ -94,6 +96,12 @@ def _part(sample: Sample, whole: Frames, part: range, step: float) -> Sample:
     return replace(sample, video=tuple(whole[place] for place in shown), image=None)
 
 
-def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
-    asked = {key: value for key, value in given.items() if key != "name" or value != "vlm"}
-    return {"rubric": "video_detail", "conflict": "tie", **asked}
+def _built(given: Mapping[str, Any] | str, book: str | os.PathLike[str] | None) -> Judge:
+    """The judge of a name and settings; ValueError for one that compares no samples."""
+    settings = {"name": given} if isinstance(given, str) else {"name": "vlm", **given}
+    if settings["name"] == "vlm":
+        settings = {"rubric": "video_detail", "conflict": "tie", "book": book, **settings}
+    made = registry.build("judge", settings)
+    if not isinstance(made, Judge):
+        raise ValueError(f"the judge {settings['name']} compares no samples: it has no prefer")
+    return made

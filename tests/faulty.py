@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -80,6 +80,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def _shape(self, text: str) -> None:
         self._send(200, b'{"choices": []}')
+
+    def _deep(self, text: str) -> None:
+        self._send(200, b"[" * 200_000)
+
+    def _packed(self, text: str) -> None:
+        self._send(200, b"not packed at all", {"Content-Encoding": "gzip"})
+
+    def _unsure(self, text: str, logprob: str) -> None:
+        token = f'{{"token": "A", "logprob": {logprob}, "top_logprobs": []}}'
+        told = f'"logprobs": {{"content": [{token}]}}, "finish_reason": "stop"'
+        self._send(200, f'{{"choices": [{{"message": {{"content": "A"}}, {told}}}]}}'.encode())
+
+    def _endless(self, text: str) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b" " * 2**20)
 
     def _cut(self, text: str) -> None:
         self._send(200, b'{"choices": [', length=5000)

@@ -61,7 +61,9 @@ def test_no_answer_is_lost_and_none_comes_twice_in_a_storm_of_faults() -> None:
     ("fault", "says"),
     [
         ("status 500", "HTTP 500: no"), ("status 429", "HTTP 429"), ("garbage", "the body is no chat completion"),
-        ("cut", "connection broken"), ("slam", "connection broken"),
+        ("cut", "connection broken"), ("slam", "connection broken"), ("packed", "connection broken"),
+        ("deep", "the body is no chat completion"), ("unsure NaN", "no chat completion"),
+        ("unsure 900", "no chat completion"),
     ],
 )  # fmt: skip
 def test_tries_are_bounded_and_the_reason_is_told(fault: str, says: str) -> None:
@@ -78,6 +80,22 @@ def test_a_server_that_hangs_is_given_up_and_asked_again() -> None:
         assert slow.text == "you said slow"
         assert dead.failure == "no answer within 0.7 s (tried 2 times)"
         assert server.asked == {"slow": 2, "dead": 2}
+
+
+def test_a_body_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("visalign.scorers.endpoint.MOST", 2**22)
+    with faulty.serving({"a": ["endless"]}) as server:
+        assert answers(endpoint(server, tries=2), "a")[0].text == "you said a"
+        server.scripts["b"] = ["endless"]
+        (bad,) = answers(endpoint(server, tries=1), "b")
+        assert bad.failure == "the body is longer than 4194304 bytes (tried 1 time)"
+
+
+def test_a_fraction_of_a_second_is_waited_for_too() -> None:
+    with faulty.serving({"a": ["status 429 0.6"]}) as server:
+        assert answers(endpoint(server), "a")[0].text == "you said a"
+        first, second = server.times["a"]
+        assert second - first >= 0.6
 
 
 def test_retry_after_is_waited_for_in_seconds_and_as_a_date() -> None:
@@ -209,6 +227,18 @@ def test_the_last_line_that_a_kill_cut_off_does_not_count(tmp_path: Path) -> Non
     path.write_text("no book\n")
     with pytest.raises(ValueError, match=r"book:1 is no answer"):
         Book(path)
+
+
+@pytest.mark.parametrize("text", ["my notes, in one line", '{"prompt": "p"}'])
+def test_a_file_that_is_no_book_is_left_as_it_is(text: str, tmp_path: Path) -> None:
+    """Half a line of a book is cut away, since a kill leaves one; anything else is somebody's."""
+    path = tmp_path / "notes"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="ends in what is no answer"):
+        Book(path)
+    assert path.read_text() == text
+    with pytest.raises(ValueError, match="answers cannot be kept in"):
+        Book(path / "below" / "book")
 
 
 def test_one_process_writes_a_book_at_a_time(tmp_path: Path) -> None:

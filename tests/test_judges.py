@@ -243,6 +243,14 @@ def test_local_answers_are_a_function_of_question_and_seed(backend: LocalVLM) ->
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_prompt_with_a_mark_of_the_model_s_is_that_question_s_failure_alone(backend: LocalVLM) -> None:
+    judge, prompts = VLMJudge(backend, rubric=judging.RUBRIC), ("an <image> of <|end|>", judging.PROMPT)
+    marked, plain = judge.rulings(*([Sample(each, image=image) for each in prompts] for image in (RED, BLUE)))
+    assert all(each.valid for each in plain)
+    assert not any(each.valid for each in marked)
+    assert "a mark of the model's own" in str(marked[0].reason)
+
+
 def test_settings_that_cannot_be_are_told(backend: LocalVLM) -> None:
     ten = {"highest": 10, "aspects": [{"name": "a", "question": "b"}]}
     for settings, says in [
@@ -359,6 +367,20 @@ def test_a_clip_has_a_label_for_each_second_and_the_majority_as_its_own() -> Non
         judge.labels([one], [Sample("p", video=(RED,))])
 
 
+@pytest.mark.parametrize(
+    ("judge", "why"),
+    [
+        ({"backend": {"name": "local", "folder": "nowhere"}, "rubrik": "x"}, "unknown setting judge.rubrik"),
+        ({"rubric": "overall"}, "judge needs backend"),
+        ("vlm", "judge needs backend"),
+        ("vml", "no judge is named 'vml'; did you mean vlm"),
+    ],
+)
+def test_a_judge_of_segments_that_cannot_be_is_told(judge: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        SegmentJudge(judge, rate=8.0)
+
+
 # clips on the command line
 
 
@@ -407,7 +429,7 @@ def test_clips_that_cannot_be_compared_have_empty_scores(
     store.write(records, tmp_path / "records.jsonl")
     out = tmp_path / "judged.jsonl"
     command = ["label", str(tmp_path / "records.jsonl"), "--judge", clip_judge(folder, tmp_path), "--out", str(out)]
-    assert main(command) == 0
+    assert main(command) == 1, "nothing could be judged"
     assert all(np.isnan(each.scores).all() for each in store.read(out))
     assert "2 of 2 pairs could not be compared" in capsys.readouterr().out
 

@@ -207,8 +207,28 @@ def test_inverse_variance_weighs_by_each_members_own_doubt() -> None:
         [Member(Length(), Affine(2.0)), Member(Named(Length(), "other"), ZScore(0.0, 4.0))], combine="inverse_variance"
     )
     close(twice.score(SAMPLES[:1]).values, (12 / 16 + 1.5 / 0.25) / (1 / 16 + 1 / 0.25))
-    with pytest.raises(ValueError, match="positive sigma"):
-        Ensemble([Length(), Vowels()], combine="inverse_variance").score(SAMPLES[:1])
+    found = Ensemble([Length(), Vowels()], combine="inverse_variance").score(SAMPLES[:1])
+    assert not found.judged.any() and "positive sigma" in found.reasons[0]
+
+
+class Fixed:
+    """A scorer that says what it was told to."""
+
+    def __init__(self, name: str, *values: float) -> None:
+        self.name, self.values = name, values
+
+    def score(self, samples: list[Sample]) -> Scores:
+        cut = torch.tensor([value > 0.5 for value in self.values])
+        return Scores(d(*self.values), truncated=cut)
+
+
+def test_what_does_not_combine_is_one_sample_s_fault_and_cut_prompts_are_passed_on() -> None:
+    both = Ensemble([Fixed("one", 0.5, -0.1, 1.0), Fixed("other", 0.5, 0.4, 0.2)], combine="harmonic")
+    found = both.score([Sample("a")] * 3)
+    assert found.judged.tolist() == [True, False, True]
+    assert "rewards of 0 and more" in found.reasons[1]
+    assert found.truncated is not None and found.truncated.tolist() == [False, False, True]
+    close(found.values[:1], 0.5)
 
 
 class Named:
@@ -224,7 +244,10 @@ class Named:
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"members": []}, "needs members"),
+        ({"members": []}, "needs a list of members"),
+        ({"members": "rules"}, "needs a list of members, .* got 'rules'"),
+        ({"members": ["rules"], "settings": {"strenght": 1}}, "mean does not take {'strenght': 1}"),
+        ({"members": ["rules"], "combine": "harmonic"}, "balances two scorers, got 1"),
         ({"members": ["rules", "rules"]}, "two members are named 'rules'"),
         ({"members": ["rules"], "combine": "men"}, "did you mean mean"),
         ({"members": [{"scorer": "rules", "transform": "zscor"}]}, "did you mean zscore"),
