@@ -13,12 +13,13 @@ from PIL import Image
 from pyarrow import parquet
 
 from visalign import cli
+from visalign.cli import bench as command
 from visalign.data import benches as files
-from visalign.data import media, sources
+from visalign.data import media, sources, store
 from visalign.evaluation import benches
 from visalign.evaluation.benches import Ranked
 from visalign.playground import captions, corpus, world
-from visalign.records import DataError
+from visalign.records import DataError, Preference
 
 
 def ranked(said: list[float], ranks: list[float]) -> Ranked:
@@ -151,3 +152,77 @@ def test_the_command_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> N
     assert "--data" in capsys.readouterr().err
     assert cli.main(["evaluate", "--bench", "hpd", "--data", "x", "--judge", "rules"]) == 2
     assert "did you mean hpd_v2" in capsys.readouterr().err
+
+
+# hostile files, aspects, settings
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"prompt": "a", "image_path": "x.png", "rank": [1]}, "image_path is a list, got 'x.png'"),
+        ({"prompt": 3, "image_path": ["x.png"], "rank": [1]}, "prompt is a text, got 3"),
+        ({"prompt": "a", "image_path": ["x.png"], "rank": ["best"]}, "could not convert"),
+        ({"prompt": "a", "image_path": ["x.png"], "rank": [None]}, "row 0"),
+    ],
+)
+def test_a_row_that_is_none_is_named(row: dict[str, object], why: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps([row]))
+    if row["rank"] == [None]:  # nobody ranked it
+        assert np.isnan(files.hpd_v2(tmp_path / "bad.json")[0].utilities).all()
+        return
+    with pytest.raises(DataError, match=f"bad.json row 0.*{why}"):
+        files.hpd_v2(tmp_path / "bad.json")
+
+
+def test_a_group_of_which_nothing_was_judged_is_no_mean() -> None:
+    values = np.arange(100.0)
+    values[:10] = np.nan
+    with pytest.raises(ValueError, match="of photo a whole group of prompts could not be judged"):
+        benches.hps_v2({"photo": values})
+    assert benches.hps_v2({"photo": np.arange(100.0)})["averaged"].deviation is None
+
+
+def test_a_scorer_that_judges_nothing_is_told_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = bench(tmp_path, 2)
+    for file in (tmp_path / "test").iterdir():
+        file.write_bytes(b"junk")
+    asked = ["evaluate", "--bench", "hpd_v2", "--data", str(path), "--judge", "rules", "--out", str(tmp_path / "out")]
+    assert cli.main(asked) == 2
+    assert "rules could judge none of 6 pictures: not a PNG" in capsys.readouterr().err
+
+
+def test_aspects_have_a_table_and_scorers_their_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In "colours" people prefer the right picture, in "mood" the other one."""
+    prompt, other = corpus.prompts("heldout", 2)
+    for name, shown in (("a", prompt), ("b", other)):
+        (tmp_path / f"{name}.png").write_bytes(picture(shown))
+    records = [
+        Preference(prompt, ("a.png", "b.png"), aspect=aspect, verdict=verdict, judge="people")
+        for aspect, verdict in (("colours", "first"), ("mood", "second"), ("style", "tie"))
+    ]
+    store.write(records, tmp_path / "records.jsonl")
+    asked = ["evaluate", "--bench", "records", "--data", str(tmp_path / "records.jsonl"), "--judge", "rules",
+             "--judge", "looks", "--set", "looks.value=entropy", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert cli.main(asked) == 0
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told["rules"]["by aspect"]["colours"] == {"right": 1, "tied": 0, "wrong": 0}
+    assert told["rules"]["by aspect"]["mood"] == {"right": 0, "tied": 0, "wrong": 1}
+    assert told["rules"]["by aspect"]["style"] == {"right": 0, "tied": 0, "wrong": 0}
+    assert "By aspect" in capsys.readouterr().out
+    assert cli.main([*asked, "--set", "voters.a=1"]) == 2
+    assert "with a scorer of rules, looks" in capsys.readouterr().err
+
+
+def test_pick_a_pic_is_read_at_the_threshold_that_was_chosen_elsewhere() -> None:
+    """At 1 every pair is a tie: half a point for the clear one. The best threshold here gets both."""
+    prompts = [Ranked(np.array([1.0, 0.0]), np.array([1.0, 0.0])), Ranked(np.array([0.1, 0.0]), np.array([0.5, 0.5]))]
+    chosen = command.pick_a_pic(prompts, 1.0, 1.0)
+    best = command.pick_a_pic(prompts, 1.0, None)
+    assert (chosen.threshold, chosen.accuracy) == (1.0, 0.75)
+    assert best.accuracy == 1.0 and best.threshold < 1.0
+
+
+def test_all_pairs_tied_by_people_have_no_strict_accuracy() -> None:
+    said = benches.summary([ranked([1, 2], [1, 1])])
+    assert said["ImageReward (pooled, ties of the scorer wrong)"] is None and said["pairs"] == 1

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visalign import rulings
 from visalign.cli import judge as command
+from visalign.cli import main
+from visalign.data import store
 from visalign.evaluation import bias, odds
 from visalign.evaluation.ruled import Pair
 from visalign.playground import corpus, flawed
@@ -120,6 +123,36 @@ def test_intervals_cover_leanings_of_known_size_as_often_as_they_say() -> None:
     assert sum(covers(each, name, value) for each in reports for name, value in known.items()) >= 20
     assert not any(covers(each, name, 0.0) for each in reports for name in known)
     assert "beside what trusted votes say" in reports[0]["size_odds"].words
+
+
+def test_votes_and_rankings_are_trusted_as_verdicts_are() -> None:
+    """Of counts the share, of a ranking every two items; verdicts both bad say nothing."""
+    votes = Preference("p", ("b", "a"), np.array([1.0, 3.0]), scale="votes")
+    ranking = Preference("q", ("x", "y", "z"), np.array([-1.0, -2.0, -2.0]))
+    bad = Preference("r", ("a", "b"), verdict="both_bad")
+    assert bias.trusted([votes, ranking, bad]) == {
+        ("p", ("a", "b"), "overall"): 0.75,
+        ("q", ("x", "y"), "overall"): 1.0,
+        ("q", ("x", "z"), "overall"): 1.0,
+        ("q", ("y", "z"), "overall"): 0.5,
+    }
+
+
+def test_votes_on_other_pairs_are_not_passed_over_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [Ruling("p", ("a", "b"), 0.7, shown) for shown in (0, 1)]
+    rulings.write(made, tmp_path / "x.rulings")
+    for items, code, says in ((("c", "d"), 2, "says nothing of the pairs"), (("b", "a"), 0, "2 of 2 rulings are on")):
+        store.write([Preference("p", items, verdict="first")], tmp_path / "people.jsonl")
+        asked = ["judge", "bias", str(tmp_path / "x.rulings"), "--against", str(tmp_path / "people.jsonl")]
+        assert main([*asked, "--out", str(tmp_path / "new" / "bias.json")]) == code
+        captured = capsys.readouterr()
+        assert says in captured.out + captured.err
+    assert json.loads((tmp_path / "new" / "bias.json").read_text())["rulings"] == 2
+    store.write([Preference("p", ("a", "b"))], tmp_path / "x.parquet")
+    assert main(["judge", "bias", str(tmp_path / "x.parquet")]) == 2
+    assert "x.parquet:1: " in capsys.readouterr().err
 
 
 def test_without_trusted_votes_the_report_says_what_is_mixed() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import faulty
 import pytest
 import tiny_eyes
+import tiny_vlm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +17,8 @@ from PIL import Image
 
 from visalign import registry, scorers
 from visalign.images import ImageError
-from visalign.scorers.ocr import Read, TextReader, Word, distance, in_order, judged, quoted
+from visalign.scorers.ocr import OCR, Read, TextReader, Word, distance, in_order, judged, quoted
+from visalign.scorers.pages import ASKED, PageReader
 from visalign.scorers.trocr import TrOCR
 from visalign.scoring import Sample, Specified
 
@@ -137,3 +141,41 @@ def test_a_line_s_confidence_is_the_mean_of_its_tokens(folder: Path) -> None:
 def test_a_folder_without_a_reader_is_refused(tmp_path: Path) -> None:
     with pytest.raises(registry.BadSetting, match="no text reader at"):
         registry.build("text_reader", {"name": "trocr", "folder": str(tmp_path)})
+
+
+# pages, by a model that talks
+
+
+@pytest.mark.parametrize(
+    ("reply", "value", "says"),
+    [
+        ({"content": "OPEN\n24 h"}, 1.0, ""),
+        ({"content": "<think>it says SHUT</think>open 24 h"}, 1.0, ""),
+        ({"content": "OPEN"}, 0.5, ""),
+        ({"content": ""}, 0.0, ""),
+        ({"content": "OPEN 24", "cut": True}, None, "longer than the tokens"),
+        ({"content": None, "refusal": "no signs"}, None, "refused: no signs"),
+    ],
+)
+def test_a_page_is_what_the_answer_says_and_no_answer_is_no_page(
+    reply: dict[str, Any], value: float | None, says: str
+) -> None:
+    with faulty.serving() as server:
+        server.replies[ASKED] = reply
+        scorer = OCR({"name": "page", "backend": {"name": "endpoint", "url": server.url, "model": "m"}})
+        found = scorer.score([Sample('a sign "open 24h"', image=Image.new("RGB", (40, 20)))])
+    assert found.judged.tolist() == [value is not None]
+    if value is None:
+        assert says in found.reasons[0]
+    else:
+        assert float(found.values[0]) == pytest.approx(value, abs=0.08)
+
+
+def test_a_page_is_read_offline_by_a_network_in_a_folder(tmp_path: Path) -> None:
+    """A random network writes no words; it reads, says how sure it is, and says the same again."""
+    reader = PageReader({"name": "local", "folder": str(tiny_vlm.llava(tmp_path, layers=1))}, asked="Read.", tokens=64)
+    images = [Image.new("RGB", (32, 32), each) for each in ("red", "blue")]
+    pages = reader.read(images)
+    assert all(isinstance(each, ImageError) or all(0 < word.confidence <= 1 for word in each) for each in pages)
+    asked = len(reader.book.answers)
+    assert str(reader.read(images)) == str(pages) and len(reader.book.answers) == asked == 2

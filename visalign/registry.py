@@ -123,6 +123,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "playground": Entry("visalign.scorers.shapes:ShapeDetector", "the checker's eyes: shapes and their colours"),
     },
     "text_reader": {
+        "page": Entry("visalign.scorers.pages:PageReader", "a page of text, by any chat that sees (local, endpoint)"),
         "trocr": Entry("visalign.scorers.trocr:TrOCR", "a line of text, by an encoder-decoder's folder (TrOCR, …)"),
     },
     "reward_model": {
