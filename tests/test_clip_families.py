@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from visalign.batches import Condition, Pairs
+from visalign.cli import main
+from visalign.data import clips, store
 from visalign.diffusion import errors, noise_pairs
 from visalign.diffusion.sampling import generate, initial_noise
 from visalign.draws import Draws
+from visalign.models import architectures, attention, cost
 from visalign.models.denoiser import NetworkDenoiser
-from visalign.models.folder import Folder
+from visalign.models.folder import Folder, FolderError
 from visalign.models.publish import absent_parts, publish
+from visalign.models.users import Shape
+from visalign.models.wan import WAN
+from visalign.process import Flow
 from visalign.records import DataError
 from visalign.trainers import DiffusionDPO
 
-FAMILIES = ["animatediff"]
+FAMILIES = ["animatediff", "wan"]
 PROMPTS = ["a red circle left of a blue square", "a green square"]
-SIZES = {"animatediff": (4, 16, 16)}
+SIZES = {"animatediff": (4, 16, 16), "wan": (5, 32, 32)}
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Of AnimateDiff, whose autoencoder knows stills alone."""
+    return Folder.open(tiny.folder(tmp_path_factory.mktemp("model") / "animatediff", "animatediff"))
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    return Folder.open(tiny.folder(tmp_path_factory.mktemp("model") / "wan", "wan"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return Folder.open(tiny.folder(tmp_path_factory.mktemp("model") / request.param, request.param))
+def folder(request: pytest.FixtureRequest, still: Folder, wan: Folder) -> Folder:
+    return wan if request.param == "wan" else still
 
 
 def size_of(folder: Folder) -> tuple[int, ...]:
@@ -143,13 +168,141 @@ def test_full_weights_load_as_a_plain_pipeline(folder: Folder, tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), model.network.parameters(), strict=True))
 
 
-def test_frames_are_encoded_each_by_itself_and_come_back(tmp_path: Path) -> None:
-    encoders = Folder.open(tiny.folder(tmp_path, "animatediff")).encoders()
-    clips = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    mean, deviation = encoders.encode_images(clips)
+def test_frames_are_encoded_each_by_itself_and_come_back(still: Folder) -> None:
+    encoders = still.encoders()
+    pixels = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean, deviation = encoders.encode_images(pixels)
     assert mean.shape == deviation.shape == (2, *encoders.latent_shape((5, 16, 16))) == (2, 4, 5, 8, 8)
-    alone = encoders.encode_images(clips[1:, :, 3:4])
+    alone = encoders.encode_images(pixels[1:, :, 3:4])
     assert torch.allclose(alone[0][:, :, 0], mean[1:, :, 3], atol=1e-6)
     assert encoders.decode(mean).shape == (2, 3, 5, 16, 16)
     with pytest.raises(DataError, match="clips of 1 to 8 frames, not of 9"):
         encoders.latent_shape((9, 16, 16))
+
+
+def test_wans_latents_are_whitened_by_channel_and_its_later_frames_are_of_four(wan: Folder) -> None:
+    """The published means and deviations; frames that fill no latent, which the autoencoder drops, are refused."""
+    encoders = wan.encoders()
+    pixels = torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mean, deviation = encoders.encode_images(pixels)
+    vae = AutoencoderKLWan.from_pretrained(wan.path, subfolder="vae")
+    raw = vae.encode(pixels).latent_dist
+    for channel, (middle, spread) in enumerate(zip(vae.config.latents_mean, vae.config.latents_std, strict=True)):
+        assert torch.allclose(mean[:, channel] * spread + middle, raw.mean[:, channel], atol=1e-5)
+        assert torch.allclose(deviation[:, channel] * spread, raw.std[:, channel], atol=1e-5)
+    assert mean.shape == (1, *encoders.latent_shape((9, 32, 32))) == (1, 16, 3, 4, 4)
+    assert torch.allclose(encoders.encode_images(pixels[:, :, :5])[0], mean[:, :, :2], atol=1e-5)  # causal
+    assert encoders.decode(mean).shape == pixels.shape
+    with pytest.raises(DataError, match=r"4 k \+ 1 frames, not 8; 5 and 9 are near"):
+        encoders.encode_images(pixels[:, :, :8])
+    with pytest.raises(DataError, match="multiples of 16 pixels, got 24 x 32"):
+        encoders.latent_shape((5, 24, 32))
+
+
+def test_wans_prompts_are_cleaned_and_padded_with_zeros_as_its_pipeline_does(wan: Folder) -> None:
+    prompts = ["a red  circle &amp;amp; left\nof a blue square", "a green square", ""]
+    text, pooled = wan.encoders().encode_prompts(prompts)
+    expected, empty = pipeline(wan).encode_prompt(prompts[:2], max_sequence_length=512)
+    assert pooled is None
+    assert text.shape == (3, 512, 16)
+    assert torch.allclose(text, torch.cat([expected, empty[:1]]), atol=1e-5)
+    assert not text[1, 5:].any()
+    cleaned = wan.encoders().encode_prompts(["a red circle & left of a blue square"])[0]
+    assert torch.equal(cleaned, text[:1])
+
+
+def test_every_attention_layer_has_the_kernel_that_was_resolved(folder: Folder) -> None:
+    network = folder.denoiser(train="lora", rank=2).network
+    layers = [each for each in network.modules() if hasattr(each, "to_q") and hasattr(each, "processor")]
+    assert len(layers) >= 4
+    assert attention.head_widths(network) == {"animatediff": (8, 16), "wan": (12,)}[folder.family.name]
+    for each in layers:
+        kind = getattr(each.processor, "_attention_backend", type(each.processor))
+        assert kind in (AttentionBackendName.NATIVE, AttnProcessor2_0)
+
+
+def test_a_users_taste_is_told_to_every_frame_of_a_clip(still: Folder) -> None:
+    shape = Shape(tokens=2, width=5)
+    model = still.denoiser(train="user", users=shape)
+    batch = pairs(still)
+    at = noise_pairs(model.process, batch)
+    nudge(model, 0.1)
+    user = torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(2))
+    told = replace(batch.condition, user=user)
+    moved = (model.policy(at.x, at.t, told) - model.reference(at.x, at.t, told)).detach().square().mean((0, 1, 3, 4))
+    assert (moved > 1e-8).all()
+
+
+def test_folders_that_are_not_one_known_network_are_refused(tmp_path: Path, still: Folder, wan: Folder) -> None:
+    def changed(folder: Folder, **entries: Any) -> Path:
+        index = json.loads((folder.path / "model_index.json").read_text())
+        where = tmp_path / folder.family.name
+        where.mkdir(exist_ok=True)
+        (where / "model_index.json").write_text(json.dumps(index | entries))
+        return where
+
+    experts = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": 0.875}
+    with pytest.raises(FolderError, match=r"two experts .* boundary_ratio 0\.875"):
+        Folder.open(changed(wan, **experts))
+    with pytest.raises(FolderError, match="its unet is a UNet2DConditionModel, not a UNetMotionModel"):
+        Folder.open(changed(still, unet=["diffusers", "UNet2DConditionModel"]))
+
+
+def test_wans_own_multistep_scheduler_is_a_flow_of_its_shift(tmp_path: Path, wan: Folder) -> None:
+    shutil.copytree(wan.path, tmp_path / "wan")
+    UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
+    ).save_pretrained(tmp_path / "wan" / "scheduler")  # fmt: skip
+    assert Folder.open(tmp_path / "wan").process == Flow(shift=5.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "published"), [(architectures.WAN_1B, 1_418_996_800), (architectures.WAN_14B, 14_288_491_584)]
+)
+def test_wans_published_shapes_have_their_sizes(config: dict[str, Any], published: int) -> None:
+    network = cost.skeleton(cost.Shape(WAN, config, size=(1, 8, 8)))
+    assert sum(each.numel() for each in network.parameters()) == published
+
+
+def test_the_cost_of_a_clip_is_that_of_a_real_run(folder: Folder) -> None:
+    encoders, network = folder.encoders(), folder.network()
+    latent = encoders.latent_shape(size_of(folder))
+    told = encoders.conditions(PROMPTS[:1], size_of(folder))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        folder.family.ask(network, torch.randn(1, *latent), torch.tensor([5]), told)
+    tokens = told.text.shape[1]
+    shape = cost.Shape(folder.family, folder.network_config(), size=latent[1:], tokens=tokens, train="full")
+    assert cost.estimate(shape).forward_flop == counter.get_total_flops()
+
+
+def test_clips_are_drawn_judged_on_and_trained_from_the_command_line(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two clips, a run on them that starts at log 2 and draws clips on the way, and a clip by what it made."""
+    frames, side, _ = size_of(folder)
+    small = ["--steps", "2", "--size", str(side), "--frames", str(frames)]
+    words = ["generate", str(folder.path), "--prompts", PROMPTS[1], "--out", str(tmp_path), "--seeds", "2", *small]
+    assert main(words) == 0
+    (record,) = store.read(tmp_path / "records.jsonl")
+    found = [clips.frames(item, tmp_path) for item in record.items]
+    assert [(len(each), each[0].size) for each in found] == [(frames, (side, side))] * 2
+    assert (tmp_path / "frames.png").stat().st_size > 500
+    store.write([record.judged([1.0, 0.0], scale="utility", judge="test")], tmp_path / "judged.jsonl")
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(
+        f"steps: 2\nbatch: 1\nmodel: {{folder: {folder.path}, rank: 2}}\noptimizer: {{lr: 1e-3}}\nout: {run}\n"
+        f"data: {{path: {tmp_path}/judged.jsonl, resolution: {side}, frames: {frames}}}\n"
+        f"validation: {{prompts: [{PROMPTS[0]}], every: 2, steps: 2}}\nmethod: {{name: diffusion_dpo, beta: 100}}\n"
+    )
+    assert main(["train", str(recipe)]) == 0
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] == float(-torch.nn.functional.logsigmoid(torch.zeros(())))
+    assert losses[1] != losses[0]
+    assert (run / "validation" / "step-000002.png").is_file()
+    assert main(["generate", str(run), "--prompts", PROMPTS[0], "--out", str(tmp_path / "after"), *small]) == 0
+    assert main(["train", str(recipe), "--dry-run"]) == 0
+    assert "forward of one clip" in capsys.readouterr().out
+    assert main(["train", str(recipe), "data.frames=null"]) == 2
+    assert "set data.frames" in capsys.readouterr().err
+    assert main(["compare", str(folder.path), str(run)]) == 2
+    assert "compare shows pictures" in capsys.readouterr().err
