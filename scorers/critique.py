@@ -20,6 +20,7 @@ from visalign.scoring import Prefers, Sample, Scores, Spec
 
 from . import vlm
 from .clip import PathLike
+from .running import running
 
 
 class Critique(Prefers):
@@ -42,6 +43,7 @@ class Critique(Prefers):
         batch: int = 8,
         name: str = "critique",
     ) -> None:
+        running(device, dtype, batch)
         path = Path(weights_of(str(weights))).expanduser()
         folder = SeeingFolder.open(path)
         self.model = with_head(folder.model(train="none", dtype=dtype, device=device), path).eval()

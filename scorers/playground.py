@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from visalign.scoring import Spec
 
 from .clip import Cosine, OpenClip, PathLike, open_clip_config, open_clip_network
 from .preprocess import Letterbox
+from .running import running
 from .trainable import CONFIG, WEIGHTS, vocabulary
 
 
@@ -26,8 +25,9 @@ class PlaygroundHPS(Cosine):
     def __init__(self, weights: PathLike | None = None, *, device: str = "cpu", batch: int = 64) -> None:
         from visalign import playground
 
+        run = running(device, batch=batch)
         folder = Path(weights).expanduser() if weights is not None else playground.scorer_folder()
-        network = open_clip_network(folder / CONFIG, folder / WEIGHTS, torch.float32).to(device)
+        network = open_clip_network(folder / CONFIG, folder / WEIGHTS, run.dtype).to(run.device)
         towers = OpenClip(network, vocabulary(folder, network.context_length))
         size = int(open_clip_config(folder / CONFIG)["vision_cfg"]["image_size"])
         spec = Spec(

@@ -143,7 +143,7 @@ def test_floats_in_a_pil_image_are_refused_and_not_cut_off() -> None:
 
 
 def test_a_picture_without_pixels_is_refused() -> None:
-    with pytest.raises(images.Misuse, match="0 x 5 has no pixels"):
+    with pytest.raises(ImageError, match="0 x 5 has no pixels"):
         images.load(Image.new("RGB", (0, 5)))
 
 
@@ -160,3 +160,13 @@ def test_a_path_that_is_none_is_told_in_short() -> None:
 def test_floats_a_little_out_of_range_are_told_with_all_their_digits() -> None:
     with pytest.raises(images.Misuse, match=r"these lie in \[0, 1\.0000001\]"):
         images.load(np.array([[0.0, 1.0000001]]))
+
+
+def test_a_file_of_many_pages_that_ends_too_early_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """Of formats that Pillow counts the pages of, it reads the file for it."""
+    pages = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    whole = (tmp_path / "pages.tif").read_bytes()
+    (tmp_path / "pages.tif").write_bytes(whole[: len(whole) - 60])
+    with Image.open(tmp_path / "pages.tif") as opened, pytest.raises(ImageError):
+        load(opened)

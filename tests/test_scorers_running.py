@@ -132,9 +132,12 @@ def test_how_it_runs_is_checked_before_weights_are_read(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_here_is_named() -> None:
+@pytest.mark.parametrize("name", ["playground_hps", "hpsv2.1", "image_reward"])
+def test_a_device_that_is_not_here_is_named(name: str) -> None:
     with pytest.raises(ValueError, match="device 'cuda' cannot be used here: "):
         running("cuda")
+    with pytest.raises(registry.BadSetting, match="device 'cuda' cannot be used here: "):
+        scorers.load(name, device="cuda")
 
 
 @pytest.mark.parametrize(
@@ -257,8 +260,8 @@ def test_threads_may_share_a_scorer(name: str, makers: Makers) -> None:
     for each in threads:
         each.join()
     assert len(found) == 5
-    for each in found.values():
-        torch.testing.assert_close(each, wanted, atol=2e-6 * 100, rtol=0)
+    for values in found.values():
+        torch.testing.assert_close(values, wanted, atol=2e-6 * 100, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["hpsv2.1", "mps"])

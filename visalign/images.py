@@ -123,15 +123,15 @@ def _read(source: str | os.PathLike[str]) -> bytes:
 def _checked(image: Image.Image, max_pixels: int, background: tuple[int, int, int] | None) -> Image.Image:
     width, height = image.size
     if not width * height:
-        raise Misuse(f"a picture of {width} x {height} has no pixels")
+        raise ImageError(f"a picture of {width} x {height} has no pixels")
     if image.mode == "F":  # Pillow takes its floats for 0 … 255 and cuts off the rest
         raise Misuse("a PIL image of floats (mode F) has no known range: give an array of floats in [0, 1]")
     if width * height > max_pixels:
         raise ImageError(f"too many pixels: {width} x {height}, at most {max_pixels} in all")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # a phone's MPO is a JPEG with a preview behind it
-        raise ImageError(f"animated ({frames} frames): give one frame as a still picture")
     try:
+        frames = getattr(image, "n_frames", 1)  # of formats that look for the frames it reads the file
+        if frames > 1 and image.format != "MPO":  # a phone's MPO is a JPEG with a preview behind it
+            raise ImageError(f"animated ({frames} frames): give one frame as a still picture")
         image.load()
         return _flat(ImageOps.exif_transpose(image), background)
     except ImageError:
