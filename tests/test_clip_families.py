@@ -291,7 +291,7 @@ def test_clips_are_drawn_judged_on_and_trained_from_the_command_line(
     recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(
         f"steps: 2\nbatch: 1\nmodel: {{folder: {folder.path}, rank: 2}}\noptimizer: {{lr: 1e-3}}\nout: {run}\n"
-        f"data: {{path: {tmp_path}/judged.jsonl, resolution: {side}, frames: {frames}}}\n"
+        f"data: {{path: {tmp_path}/judged.jsonl, resolution: {side}, width: {2 * side}, frames: {frames}}}\n"
         f"validation: {{prompts: [{PROMPTS[0]}], every: 2, steps: 2}}\nmethod: {{name: diffusion_dpo, beta: 100}}\n"
     )
     assert main(["train", str(recipe)]) == 0

@@ -17,7 +17,7 @@ from visalign.batches import Labelled, Pairs, Prompts, Singles
 from visalign.data import clips, media
 from visalign.data.encode import Encoded, encode
 from visalign.data.views import Settings, view
-from visalign.jobs.denoising import check_frames
+from visalign.jobs.denoising_plan import check_frames
 from visalign.records import DataError, Preference
 
 SIDE, FRAMES = 16, 9
@@ -185,7 +185,7 @@ def test_many_frames_are_not_held_ahead_of_their_turn(tmp_path: Path, encoders: 
     from visalign.data.pictures import Pictures
 
     held = [
-        Pictures(encoders, tmp_path, tmp_path / "cache", SIDE, frames, flips=False, dtype=torch.float32).ahead
+        Pictures(encoders, tmp_path, tmp_path / "cache", (SIDE, SIDE), frames, flips=False, dtype=torch.float32).ahead
         for frames in (None, 2, 81)
     ]
     assert held == [16, 8, 1]

@@ -261,12 +261,21 @@ def test_what_was_encoded_before_a_stop_need_not_be_encoded_again(tmp_path: Path
     assert len(counting.pictures) == 4
 
 
+def test_pictures_may_be_wider_than_high(tmp_path: Path, encoders: Encoders) -> None:
+    records = pairs(tmp_path, 2)
+    wide, square = run(records, encoders, tmp_path, width=2 * SIDE), run(records, encoders, tmp_path)
+    assert wide.latent_shape == (4, SIDE // 2, SIDE) == wide.latent(records[0].items[0]).mean.shape
+    assert square.latent(records[0].items[0]).mean.shape == (4, SIDE // 2, SIDE // 2)
+
+
 def test_data_that_cannot_be_trained_on_are_one_clear_line(tmp_path: Path, encoders: Encoders) -> None:
     records = pairs(tmp_path, 2)
     with pytest.raises(DataError, match="no records to train on"):
         run([], encoders, tmp_path)
     with pytest.raises(DataError, match="resolution 15 is not a multiple of 2, the pixels of a latent"):
         run(records, encoders, tmp_path, resolution=15)
+    with pytest.raises(DataError, match="resolution 31 is not a multiple of 2"):
+        run(records, encoders, tmp_path, width=31)
     shutil.rmtree(tmp_path / "0")
     shutil.rmtree(tmp_path / "1")
     with pytest.raises(DataError, match=r"no record can be used: pair-0 \(0/win.png: no such file"):

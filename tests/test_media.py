@@ -77,6 +77,21 @@ def test_framing_is_resizing_the_shortest_side_and_cutting_the_centre(size: tupl
     assert (found.pixels - expected).abs().max() <= 1.01 / 127.5  # one grey level
 
 
+@pytest.mark.parametrize("size", [(96, 48), (100, 64), (64, 99), (333, 30)])
+def test_framing_to_a_rectangle_covers_it_and_cuts_the_centre(size: tuple[int, int]) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+    scale = max(96 / size[0], 48 / size[1])
+    wide, high = (round(side * scale) for side in size)
+    left, top = (wide - 96) // 2, (high - 48) // 2
+    by_hand = image.resize((wide, high), Image.Resampling.LANCZOS).crop((left, top, left + 96, top + 48))
+    found = media.framed(image, 48, 96)
+    assert (found.original, found.corner) == ((size[1], size[0]), (top, left))
+    expected = torch.from_numpy(np.array(by_hand)).permute(2, 0, 1).float() / 127.5 - 1
+    assert found.pixels.shape == (3, 48, 96)
+    assert (found.pixels - expected).abs().max() <= 1.01 / 127.5
+
+
 def test_a_picture_of_the_right_size_is_left_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     found = media.framed(Image.fromarray(pixels), 32).pixels
@@ -92,7 +107,7 @@ def test_a_flip_mirrors_the_pixels_and_the_corner() -> None:
 
 
 def test_specks_are_refused_and_ribbons_stay_small() -> None:
-    with pytest.raises(ImageError, match="too small: 1 x 1 for a resolution of 64"):
+    with pytest.raises(ImageError, match="too small: 1 x 1 for 64 x 64"):
         media.framed(Image.new("RGB", (1, 1)), 64)
     with pytest.raises(ImageError, match="too small: 15 x 900"):
         media.framed(Image.new("RGB", (15, 900)), 64)

@@ -44,7 +44,8 @@ class Data:
 
     path: str = ""
     format: str | None = None  # None: told from the file
-    resolution: int = between(512, 8)  # pixels of a side
+    resolution: int = between(512, 8)  # pixels of a side, of the upright one where `width` is another
+    width: int | None = between(None, 8)  # pixels of the other side; None: pictures are square
     frames: int | None = between(None, 1)  # of a clip, of which the first so many are trained on; None: pictures
     ties: Literal["skip", "half"] = "skip"  # half: a tie is a preference of probability 1/2
     prompt_dropout: float = between(0.0, 0.0, 1.0)
@@ -57,6 +58,12 @@ class Data:
     relevance: str | Mapping[str, Any] | None = None  # a scorer that says which words of a question the picture shows
     segments_min: float = between(0.2, 0.0, 1.0)  # share of a clip's frames that need a label, for labels of segments
     temperature: float = between(0.0, 0.0)  # from utility differences to probabilities; 0: the higher one is better
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(height, width) of a picture in pixels, (frames, height, width) of a clip."""
+        sides = self.resolution, self.width or self.resolution
+        return sides if self.frames is None else (self.frames, *sides)
 
 
 @dataclass(frozen=True)

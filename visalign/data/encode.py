@@ -40,7 +40,7 @@ class Latent:
 class Encoded:
     """Everything that views need, looked up by item and by text."""
 
-    resolution: int
+    sides: tuple[int, int]  # height and width, in pixels
     frames: int | None  # of a clip, in pixels' time; None: items are pictures
     stride: int  # of them in a latent frame after the first
     flips: bool
@@ -87,6 +87,7 @@ def encode(
     root: Path,
     cache: Path,
     resolution: int,
+    width: int | None = None,
     frames: int | None = None,
     max_bad: float = 0.01,
     flips: bool = False,
@@ -96,21 +97,23 @@ def encode(
 ) -> Encoded:
     """Fill the cache with whatever is missing, and set bad records aside.
 
-    Args: `root` is the folder that items are relative to; `frames` makes items clips, of which the first so many frames
-    are encoded, and a clip that has fewer is a bad record; `max_bad` the share of records that may be bad (ten always
-    may); `flips` also encodes every picture mirrored; `texts_only` leaves the pictures alone, for methods that train on
-    what the model draws; `dtype` is what latents are kept in.
+    Args: `root` is the folder that items are relative to; `resolution` pixels are the sides of what is cut out of each,
+    the upright ones where `width` is given; `frames` makes items clips, of which the first so many frames are encoded,
+    and a clip that has fewer is a bad record; `max_bad` the share of records that may be bad (ten always may); `flips`
+    also encodes every picture mirrored; `texts_only` leaves the pictures alone, for methods that train on what the
+    model draws; `dtype` is what latents are kept in.
     Raises DataError when too many records are bad, or none is left.
     """
     if not records:
         raise DataError("there are no records to train on: give a file that holds some")
-    latent_shape = encoders.latent_shape(_size(encoders, resolution, frames))
-    pictures = Pictures(encoders, root, cache, resolution, frames, flips=flips, dtype=dtype)
+    sides = resolution, width or resolution
+    latent_shape = encoders.latent_shape(_size(encoders, sides, frames))
+    pictures = Pictures(encoders, root, cache, sides, frames, flips=flips, dtype=dtype)
     listed, told = cache / "quarantine.jsonl", progress or _silent
     bad = [] if texts_only else _all_pictures(records, pictures, max_bad, listed, told)
     texts, text_keys = _all_texts(records, encoders, cache, told)
     return Encoded(
-        resolution=resolution,
+        sides=sides,
         frames=frames,
         stride=1 if frames is None else encoders.stride,
         flips=flips,
@@ -127,21 +130,21 @@ def encode(
     )
 
 
-def _size(encoders: Encoders, resolution: int, frames: int | None) -> tuple[int, ...]:
+def _size(encoders: Encoders, sides: tuple[int, int], frames: int | None) -> tuple[int, ...]:
     """(height, width), or (frames, height, width) of clips; DataError for what would not fill whole latents.
 
     A VAE that is causal in time makes its first latent of one frame and each other of `stride` (Wan's of 4); frames
     that do not fill the last one it leaves out without a word.
     """
-    if resolution % encoders.factor:
-        grain = encoders.factor
-        raise DataError(f"resolution {resolution} is not a multiple of {grain}, the pixels of a latent or token")
+    grain = encoders.factor
+    if odd := [side for side in sides if side % grain]:
+        raise DataError(f"resolution {odd[0]} is not a multiple of {grain}, the pixels of a latent or token")
     if frames is None:
-        return resolution, resolution
+        return sides
     if rest := (frames - 1) % encoders.stride:
         near = f"{frames - rest} and {frames - rest + encoders.stride}"
         raise DataError(f"frames: {frames} are not {encoders.stride} k + 1, as the VAE takes them; {near} are near")
-    return frames, resolution, resolution
+    return frames, *sides
 
 
 def _all_pictures(

@@ -144,30 +144,30 @@ class Still:
 class Framed:
     """A picture or a clip as the encoder takes it, and where it was cut out."""
 
-    pixels: Tensor  # (3, resolution, resolution) float32 in [-1, 1]; of a clip (3, frames, resolution, resolution)
+    pixels: Tensor  # (3, height, width) float32 in [-1, 1]; of a clip (3, frames, height, width)
     original: tuple[int, int]  # height, width of the picture as given
     corner: tuple[int, int]  # top, left of the crop, in pixels of the resized picture
 
 
-def framed(image: Image.Image, resolution: int, *, flip: bool = False) -> Framed:
-    """The shortest side brought to `resolution` (Lanczos, antialiased), the centre cut out, then mirrored or not.
+def framed(image: Image.Image, resolution: int, width: int | None = None, *, flip: bool = False) -> Framed:
+    """Brought to cover `resolution` x `width` (None: a square) by Lanczos, the centre cut out, then mirrored or not.
 
     Resizing and cutting is one call, so a ribbon of a picture never becomes a giant one. Raises ImageError for a
     picture that would be enlarged more than BLOW_UP times.
     """
-    width, height = image.size
-    shortest = min(width, height)
-    if shortest * BLOW_UP < resolution:
-        raise ImageError(f"too small: {width} x {height} for a resolution of {resolution}")
-    wide, high = (max(resolution, round(side * resolution / shortest)) for side in (width, height))
-    left, top = (wide - resolution) // 2, (high - resolution) // 2
-    across, down = width / wide, height / high
-    box = (left * across, top * down, (left + resolution) * across, (top + resolution) * down)
-    cut = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    sides = width or resolution, resolution
+    wanted, tightest = max(zip(sides, image.size, strict=True), key=lambda pair: pair[0] / pair[1])
+    if tightest * BLOW_UP < wanted:
+        raise ImageError(f"too small: {image.width} x {image.height} for {sides[0]} x {sides[1]}")
+    wide, high = (max(own, round(side * wanted / tightest)) for own, side in zip(sides, image.size, strict=True))
+    left, top = (wide - sides[0]) // 2, (high - sides[1]) // 2
+    across, down = image.width / wide, image.height / high
+    box = (left * across, top * down, (left + sides[0]) * across, (top + sides[1]) * down)
+    cut = image.resize(sides, Image.Resampling.LANCZOS, box=box)
     cut = ImageOps.mirror(cut) if flip else cut
-    left = wide - resolution - left if flip else left
+    left = wide - sides[0] - left if flip else left
     pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1).float().div(127.5).sub(1.0)
-    return Framed(pixels.contiguous(), (height, width), (top, left))
+    return Framed(pixels.contiguous(), (image.height, image.width), (top, left))
 
 
 def in_a_row(frames: Sequence[Framed]) -> Framed:

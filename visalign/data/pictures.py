@@ -43,16 +43,17 @@ class Pictures:
         encoders: Encoders,
         root: Path,
         cache: Path,
-        resolution: int,
+        sides: tuple[int, int],
         frames: int | None = None,
         *,
         flips: bool,
         dtype: torch.dtype,
     ) -> None:
-        self.encoders, self.root, self.resolution, self.frames = encoders, root, resolution, frames
-        self.dtype, self.sides = dtype, (False, True) if flips else (False,)
+        self.encoders, self.root, self.sides, self.frames = encoders, root, sides, frames
+        self.dtype, self.faces = dtype, (False, True) if flips else (False,)
         self.ahead = max(1, AHEAD // (frames or 1))
-        size = str(resolution) if frames is None else f"{frames} x {resolution}"
+        side = str(sides[0]) if sides[0] == sides[1] else f"{sides[0]} by {sides[1]}"
+        size = side if frames is None else f"{frames} x {side}"
         settings = ("latents", FORMAT, encoders.fingerprint, size, "lanczos center", str(dtype))
         self.shards = Shards(cache / "latents" / name_of(*settings)[:32])
         self.keys: dict[tuple[str, bool], str] = {}  # (item, flipped) -> key in the shards
@@ -92,12 +93,12 @@ class Pictures:
             return _Read(self._digests[item], {})
         found = clips.opened(item, self.root, self.frames)
         digest = found.digest
-        missing = [flip for flip in self.sides if _key(digest, flip) not in self.shards]
+        missing = [flip for flip in self.faces if _key(digest, flip) not in self.shards]
         frames, length = found.decoded(self.frames) if missing else ((), 0)
         return _Read(digest, {flip: self._framed(frames, flip) for flip in missing}, length)
 
     def _framed(self, frames: Sequence[Image], flip: bool) -> Framed:
-        cut = [media.framed(each, self.resolution, flip=flip) for each in frames]
+        cut = [media.framed(each, *self.sides, flip=flip) for each in frames]
         return cut[0] if self.frames is None else media.in_a_row(cut)
 
     def _encoded(self, item: str, read: _Read) -> str:
@@ -105,7 +106,7 @@ class Pictures:
         for flip, framed in read.framed.items():
             if _key(read.digest, flip) not in self.shards:  # another item of the same content may have come first
                 self._encode(_key(read.digest, flip), framed, read.length)
-        self.keys.update({(item, flip): _key(read.digest, flip) for flip in self.sides})
+        self.keys.update({(item, flip): _key(read.digest, flip) for flip in self.faces})
         self._digests[item] = read.digest
         return read.digest
 

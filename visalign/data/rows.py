@@ -45,8 +45,7 @@ class Rows:
 
     def told(self, texts: Sequence[str], draw: Draws) -> tuple[Condition, Condition]:
         """The conditions of texts without pictures, and the same without text: whole pictures of the resolution."""
-        side = self.encoded.resolution
-        return self._conditions(texts, draw, torch.tensor([[side, side, 0, 0]] * len(texts)))
+        return self._conditions(texts, draw, torch.tensor([[*self.encoded.sides, 0, 0]] * len(texts)))
 
     def _conditions(self, texts: Sequence[str], draw: Draws, frames: Tensor) -> tuple[Condition, Condition]:
         """Conditions with "" in place of the texts that the record's draw drops, and with "" in place of all."""
@@ -78,7 +77,7 @@ class Rows:
         """SDXL's (n, 6): original height and width, crop top and left, target height and width."""
         if not self.encoded.wants_time_ids:
             return None
-        target = torch.full((len(frames), 2), self.encoded.resolution)
+        target = torch.tensor([self.encoded.sides] * len(frames))
         return torch.cat([frames, target], dim=1).float()
 
 

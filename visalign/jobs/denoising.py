@@ -166,7 +166,7 @@ def denoiser(
         device=ranks.device,
         seed=run.seed,
         users=None if users is None else Shape.of(next(iter(users.values()))),
-        size=(run.data.resolution, run.data.resolution),
+        size=run.data.size,
     )
     if run.compile:
         model.compile_networks()
@@ -216,6 +216,7 @@ def encoded_once(
                 root=root,
                 cache=cache_of(run, root),
                 resolution=run.data.resolution,
+                width=run.data.width,
                 frames=run.data.frames,
                 max_bad=run.data.max_bad,
                 texts_only=texts_only,

@@ -116,14 +116,14 @@ def shaped(run: Run, method: Method, base: Base) -> cost.Shape:
 def latent_size(run: Run, base: Base) -> tuple[int, ...]:
     """(height, width) of a latent, of clips (frames, height, width); ConfigError for what does not fill whole ones."""
     grain = base.factor * base.family.patch(base.config)
-    if run.data.resolution % grain:
-        raise ConfigError(f"data.resolution: {run.data.resolution} is not a multiple of {grain}, pixels of a token")
-    side, frames, stride = run.data.resolution // base.factor, run.data.frames, base.family.stride
-    if frames is None:
-        return side, side
-    if (frames - 1) % stride:
-        raise ConfigError(f"data.frames: {frames} are not {stride} k + 1, as the model's autoencoder takes them")
-    return 1 + (frames - 1) // stride, side, side
+    *frames, height, width = run.data.size
+    for side, name in ((height, "resolution"), (width, "width")):
+        if side % grain:
+            raise ConfigError(f"data.{name}: {side} is not a multiple of {grain}, pixels of a token")
+    if odd := [each for each in frames if (each - 1) % base.family.stride]:
+        raise ConfigError(f"data.frames: {odd[0]} are not {base.family.stride} k + 1, as the autoencoder takes them")
+    times = [1 + (each - 1) // base.family.stride for each in frames]
+    return (*times, height // base.factor, width // base.factor)
 
 
 def user_shape(run: Run) -> Shape | None:

@@ -85,13 +85,11 @@ class Watch:
         if isinstance(model.weights, Users):  # nobody's taste, which becomes everybody's
             shape = model.weights.shape
             painter = personal.Addressed(encoders, torch.zeros(shape.tokens, shape.width))
-        frames, side = self.run.data.frames, self.run.data.resolution
-        size = (side, side) if frames is None else (frames, side, side)
         seeds = [asked.seed + place for place in range(len(asked.prompts))]
         model.eval()
         drawn = pictures(
-            painter, model, asked.prompts, seeds, size=size, steps=asked.steps, guidance=asked.guidance,
-            batch=max(1, AT_ONCE // (frames or 1)), device=device,
+            painter, model, asked.prompts, seeds, size=self.run.data.size, steps=asked.steps, guidance=asked.guidance,
+            batch=max(1, AT_ONCE // (self.run.data.frames or 1)), device=device,
         )  # fmt: skip
         made = np.concatenate(list(drawn))
         model.train()
