@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from .chat import Answer, Token
@@ -45,13 +46,20 @@ class Choice:
 def choice(answer: Answer, labels: Sequence[str], least_mass: float) -> Choice:
     """Which label (upper case, one token each) an answer gives.
 
-    Where the backend tells the alternatives of tokens, by their probabilities at the first word of the answer: "A",
-    " A" and "a" count together, and less than `least_mass` on all labels is unreadable. Elsewhere by the text, which
-    must be the label, or name exactly one as its answer.
+    Where the backend tells the alternatives of tokens, by their probabilities at the first word of the answer, behind
+    what was thought aloud: "A", " A" and "a" count together, and less than `least_mass` on all labels is unreadable.
+    Elsewhere by the text, which must be the label, or name exactly one as its answer.
     """
     refused(answer)
-    word = next((each for each in answer.tokens if bare(each.text)), None)
+    word = next((each for each in _said(answer.tokens) if bare(each.text)), None)
     return _likeliest(word, labels, least_mass) if word else _spoken(answer, labels)
+
+
+def _said(tokens: Sequence[Token]) -> Sequence[Token]:
+    """The tokens behind the last thought."""
+    ends = [found.end() for found in THOUGHT.finditer("".join(each.text for each in tokens))]
+    starts = accumulate((len(each.text) for each in tokens), initial=0)
+    return [each for each, start in zip(tokens, starts, strict=False) if start >= max(ends, default=0)]
 
 
 def _likeliest(word: Token, labels: Sequence[str], least_mass: float) -> Choice:

@@ -53,6 +53,19 @@ def test_spellings_of_a_label_count_together_and_the_rest_is_mass_that_is_missin
     assert found.deviation({"A": 1.0, "B": 0.0, "C": 0.5}) == pytest.approx(math.sqrt(0.75 * 0.25))
 
 
+def test_letters_in_a_thought_are_no_answer() -> None:
+    said = [
+        ("<think>", {"<think>": 1.0}),
+        ("A", {"A": 1.0}),
+        ("</think>", {"</think>": 1.0}),
+        ("B", {"B": 0.8, "A": 0.2}),
+    ]
+    tokens = tuple(Token(text, {each: math.log(chance) for each, chance in top.items()}) for text, top in said)
+    assert choice(Answer("<think>A</think>B", tokens), ["A", "B"], 0.5).chances["B"] == pytest.approx(0.8)
+    with pytest.raises(Unreadable, match="cut off"):
+        choice(Answer("<think>A", tokens[:2], cut=True), ["A", "B"], 0.5)
+
+
 def test_an_answer_with_little_mass_on_the_labels_is_none() -> None:
     answer = Answer("The", (token("The", The=0.8, A=0.15),))
     with pytest.raises(Unreadable, match=r"0\.15 of the probability is on A, B, C, less than 0\.5"):

@@ -131,3 +131,13 @@ def test_a_prompt_that_is_no_text_is_named(folder: Path, capsys: pytest.CaptureF
     for words in (("label", folder, "--scorer", "rules"), ("score", folder, "--scorers", "rules")):
         code, text = said(capsys, *words)
         assert (code, "ä.txt is not UTF-8 text" in text) == (2, True), text
+
+
+def test_sets_leave_out_what_cannot_be_read(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [("ä.png", "ö.png"), ("ö.png", "ä.png"), ("ä.png", "gone.png")]
+    store.write([Preference(f"{PROMPT} {row}", each) for row, each in enumerate(pairs)], folder / "records.jsonl")
+    for words in (("instance", "--scorer", "looks"), ("vendi", "--embedder", "playground_hps")):
+        out = tmp_path / f"{words[0]}.jsonl"
+        code, text = said(capsys, "sets", folder / "records.jsonl", "--out", out, "--reward", *words)
+        assert (code, "1 left out: a picture could not be read" in text) == (0, True), text
+        assert len(store.read(out)) == 2

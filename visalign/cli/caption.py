@@ -29,7 +29,8 @@ def run(given: Any) -> int:
     from ..jobs import denoising
     from .screen import Screen
 
-    screen, out = Screen(), Path(given.out)
+    words.at_least_one(given, "batch")
+    screen, out = Screen(), words.out_file(given.out)
     path = denoising.votes() if given.records == "playground" else Path(given.records).expanduser()
     records, root = sources.open_source(path), sources.root(path)
     how = captions.Dual(given.mode, *writers(given))
