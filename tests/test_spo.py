@@ -316,6 +316,11 @@ def test_any_scorer_judges_what_the_reference_makes_of_a_noisy_picture() -> None
 def test_a_scorer_of_unknown_temperature_asks_for_one() -> None:
     with pytest.raises(registry.BadSetting, match=r"give scorer\.temperature"):
         registry.build("latent_scorer", {"name": "decoded", "scorer": "rules", "folder": "playground"})
+    for wrong in (0.0, -1.0):  # 0 would be taken for none given
+        with pytest.raises(registry.BadSetting, match="a temperature is above 0"):
+            registry.build("latent_scorer", {
+                "name": "decoded", "scorer": "playground_hps", "folder": "playground", "temperature": wrong,
+            })  # fmt: skip
 
 
 def test_a_decoding_judge_is_counted() -> None:

@@ -36,9 +36,12 @@ class Decoded:
     def __post_init__(self) -> None:
         self._judge: Scorer = registry.build("scorer", self.scorer)
         known = self._judge.spec.temperature if isinstance(self._judge, Specified) else None
-        self._scale = self.temperature or known
-        if self._scale is None:
+        scale = known if self.temperature is None else self.temperature
+        if scale is None:
             raise ValueError(f"the temperature of {self._judge.name}'s scores is not known: give scorer.temperature")
+        if scale <= 0:
+            raise ValueError(f"a temperature is above 0, got {scale}")
+        self._scale = scale
 
     def of(self, model: Denoiser, texts: Sequence[str]) -> Finishing:
         """The judge of n noisy pictures whose prompts are these n, in this order."""
@@ -56,7 +59,7 @@ class Decoded:
         pictures = to_uint8(self.encoders.decode(latents))
         samples = [Sample(text, image=Image.fromarray(each)) for text, each in zip(texts, pictures, strict=True)]
         found = self._judge.score(samples)
-        values = torch.where(found.judged, found.values, torch.nan) / (self._scale or 1.0)
+        values = torch.where(found.judged, found.values, torch.nan) / self._scale
         return values.to(latents.device)
 
 
