@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from visalign.draws import Draws
 from visalign.process import Ddpm, Flow, from_scheduler
@@ -172,7 +175,57 @@ def test_times_are_uniform_for_ddpm_and_logit_normal_for_flow() -> None:
     assert float(torch.logit(flow).std()) == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("tokens", [64, 256, 1024, 1536, 4096, 6400])
+@pytest.mark.parametrize("steps", [1, 4, 28, 50])
+def test_a_shift_that_grows_with_the_picture_is_flux_s(tokens: int, steps: int) -> None:
+    """FLUX.1-dev's scheduler; its pipeline hands it even levels and the picture's mu."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=calculate_shift(tokens))
+    path = from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
+    assert isinstance(path, Flow)
+    process = replace(path, ends="even").sized(tokens)
+    assert torch.allclose(scheduler.sigmas.double(), process.grid(steps).flip(0), atol=1e-6)
+    scheduler.set_timesteps(steps, mu=calculate_shift(tokens))  # the scheduler's own levels, as SD3's pipeline asks
+    assert torch.allclose(scheduler.sigmas.double(), path.sized(tokens).grid(steps).flip(0), atol=1e-6)
+
+
+def test_schnell_s_even_levels_are_not_shifted() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 4, 4))
+    path = from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
+    assert isinstance(path, Flow) and path.sized(4096) == path
+    grid = replace(path, ends="even").grid(4)
+    assert grid.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert torch.allclose(scheduler.sigmas.double(), grid.flip(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+def test_both_ways_in_which_diffusers_shifts_by_size_are_shifts(kind: str) -> None:
+    config = {"base_shift": 0.7, "max_shift": 2.0, "base_image_seq_len": 100, "max_image_seq_len": 900}
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind, **config)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.1, 10), mu=calculate_shift(500, 100, 900, 0.7, 2.0))
+    path = from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", **scheduler.config})
+    assert isinstance(path, Flow)
+    levels = torch.linspace(1.0, 0.1, 10, dtype=torch.float64)
+    assert torch.allclose(scheduler.sigmas[:-1].double(), path.sized(500).shifted(levels), atol=1e-6)
+
+
+def test_training_times_are_shifted_as_drawing_is() -> None:
+    """Logit-normal before the shift: its logarithm is then the mean of their logits."""
+    draws = Draws(0, tuple(str(i) for i in range(4000)), (0,) * 4000)
+    path = from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True})
+    assert isinstance(path, Flow)
+    times = path.sized(1024).times(draws)
+    assert float(torch.logit(times).mean()) == pytest.approx(calculate_shift(1024), abs=4 / 4000**0.5)
+    with pytest.raises(ValueError, match="depends on the picture's size"):
+        path.times(draws)
+
+
 def test_what_is_not_a_path_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"shift_terminal=0\.1 is not known here"):
+        from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.1})
+    with pytest.raises(ValueError, match="'odd' is not one of shifted, first, even"):
+        Flow(ends="odd")
     with pytest.raises(ValueError, match="'flow' is not one of epsilon, v_prediction, sample"):
         stable("flow")
     with pytest.raises(ValueError, match="squaredcos_cap_v2"):

@@ -13,11 +13,26 @@ from ..diffusion.guidance import Predict
 from ..diffusion.reflection import Mirror, Reflection, Side, counted
 from ..process import from_scheduler
 from .families import ask
-from .folder import Folder
+from .folder import Folder, FolderError
 from .mixing import Role
 from .publish import absent_parts
 
 Network = nn.Module | Mapping[str, float]  # a UNet, or weights of the adapters that the pipeline's own has loaded
+
+
+def check_unet(pipeline: str, network: str) -> None:
+    """FolderError with what serves instead for a pipeline whose network is no UNet of pictures."""
+    if network != "UNet2DConditionModel":
+        raise FolderError(
+            "a second network and a reflection go into plain diffusers pipelines of UNets of pictures, and a "
+            f"{pipeline} has a {network}: draw with `visalign generate` or visalign.drawing, which take every kind"
+        )
+
+
+def check_pipe(pipe: Any) -> None:
+    """The same of a pipeline that is open."""
+    network = own(pipe) if hasattr(pipe, "unet") else pipe.transformer
+    check_unet(type(pipe).__name__, type(network.network if isinstance(network, Role) else network).__name__)
 
 
 def own(pipe: Any) -> Any:
@@ -89,14 +104,16 @@ def negative_guidance(pipe: Any, negative: Network, positive: Network | None = N
     `pipe.load_lora_weights(…, adapter_name=…)`, `negative` is {"dpo": alpha, "npo": beta} and `positive` {"dpo": 1.0};
     None leaves the adapters of the conditional half as they are set.
     """
+    check_pipe(pipe)
     pipe.unet = Halves(pipe, played(pipe, positive), played(pipe, negative))
     return pipe
 
 
 def ddim_pipeline(folder: Folder, role: Role) -> Any:
-    """A folder's pipeline that draws by DDIM with this role's network."""
+    """A folder's pipeline that draws by DDIM with this role's network; FolderError where that is no UNet."""
     from diffusers import DDIMScheduler
 
+    check_unet(folder.pipeline_class, folder.family.network)
     pipe = folder.pipeline(unet=role.network, **absent_parts(folder))
     for name, part in pipe.components.items():
         if isinstance(part, nn.Module) and name != "unet":
@@ -115,7 +132,8 @@ class Reflected:
     of `visalign.diffusion.reflection.Reflection`.
 
     Raises:
-        ValueError: the pipeline's scheduler is not DDIMScheduler, the one that diffusers has the inverse of.
+        FolderError: the pipeline's network is no UNet of pictures.
+        ValueError: its scheduler is not DDIMScheduler, the one that diffusers has the inverse of.
     """
 
     def __init__(
@@ -131,6 +149,7 @@ class Reflected:
     ) -> None:
         from diffusers import DDIMInverseScheduler, DDIMScheduler
 
+        check_pipe(pipe)
         if not isinstance(pipe.scheduler, DDIMScheduler):
             kind = type(pipe.scheduler).__name__
             raise ValueError(

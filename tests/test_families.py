@@ -1,0 +1,477 @@
+"""Stable Diffusion 3 and FLUX.1: what ours draw is what diffusers' own pipelines draw, and they train as UNets do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import tiny
+import torch
+from diffusers import FluxPipeline
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
+
+from visalign import cli, config
+from visalign.batches import Condition, Pairs
+from visalign.cli.screen import Screen
+from visalign.contract import Denoiser
+from visalign.data import album, store
+from visalign.diffusion import errors, noise_pairs
+from visalign.diffusion.guidance import guided
+from visalign.diffusion.sampling import generate, initial_noise
+from visalign.diffusion.source import Source, SpecError
+from visalign.drawing import Drawer, Settings
+from visalign.draws import Draws
+from visalign.jobs import denoising
+from visalign.models import attention, cost, flux, users
+from visalign.models.denoiser import NetworkDenoiser
+from visalign.models.folder import Folder, FolderError
+from visalign.models.pipelines import Reflected, negative_guidance
+from visalign.models.publish import absent_parts, attach_lora, publish
+from visalign.process import Flow
+from visalign.records import Preference
+from visalign.trainers import DiffusionDPO
+from visalign.training import metrics
+from visalign.training.distributed import Ranks
+
+FAMILIES = ["sd3", "flux"]
+PROMPTS = ["a red circle left of a blue square", "a green square"]
+SIZE = (16, 24)  # not square: rows and columns are not exchanged
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Folder]:
+    path = tmp_path_factory.mktemp("model")
+    kinds = [*FAMILIES, "sd3 without T5", "schnell"]
+    return {kind: Folder.open(tiny.folder(path / kind.replace(" ", "_"), kind)) for kind in kinds}
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request: pytest.FixtureRequest, folders: dict[str, Folder]) -> Folder:
+    return folders[request.param]
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_the_process_is_changed() -> Iterator[None]:
+    before = _AttentionBackendRegistry._active_backend
+    yield
+    assert _AttentionBackendRegistry._active_backend is before
+
+
+def pairs(folder: Folder, b: int = 2) -> Pairs:
+    generator = torch.Generator().manual_seed(1)
+    win, lose = (torch.randn(b, 4, 8, 8, generator=generator) for _ in range(2))
+    condition = folder.encoders().conditions([*PROMPTS, ""][:b] * 2, (16, 16))
+    draw = Draws(0, tuple(f"pair {i}" for i in range(b)), (0,) * b)
+    return Pairs(win, lose, condition, draw, torch.ones(b), torch.ones(b))
+
+
+def nudge(model: NetworkDenoiser, size: float = 0.02) -> None:
+    """Move everything trainable a little, so that the policy is no longer its reference."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def pipeline(folder: Folder, **changed: Any) -> Any:
+    pipe = folder.pipeline(**absent_parts(folder) | changed)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def theirs(pipe: Any, noise: torch.Tensor, kind: str = "latent", guidance: float = 3.0) -> Any:
+    """What diffusers' own pipeline draws of PROMPTS from this noise; under the empty prompt where FLUX is not told."""
+    height, width = (2 * side for side in noise.shape[-2:])
+    settings = {"num_inference_steps": 5, "height": height, "width": width, "output_type": kind}
+    if not isinstance(pipe, FluxPipeline):
+        return pipe(PROMPTS, latents=noise, guidance_scale=guidance, **settings).images
+    if not pipe.transformer.config.guidance_embeds:
+        settings |= {"negative_prompt": ["", ""], "true_cfg_scale": guidance}
+    found = pipe(PROMPTS, latents=flux.packed(noise), guidance_scale=guidance, **settings).images
+    return flux.unpacked(found, noise) if kind == "latent" else found
+
+
+def drawer(folder: Folder, spec: str = "", **settings: Any) -> Drawer:
+    return Drawer(Source.find(f"{folder.path}{spec}"), Settings(steps=5, guidance=3.0, **{"size": SIZE} | settings))
+
+
+def noise_of(drawing: Drawer) -> torch.Tensor:
+    return initial_noise([3, 4], drawing.encoders.latent_shape(drawing.size), torch.zeros(()))
+
+
+def ours(folder: Folder, model: Denoiser, noise: torch.Tensor) -> torch.Tensor:
+    told, untold = (folder.encoders().conditions(words, SIZE) for words in (PROMPTS, ["", ""]))
+    return generate(model, told, untold, noise, steps=5, guidance=3.0)
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sd3 without T5", "flux", "schnell"])
+def test_drawing_equals_diffusers_own_pipeline(folders: dict[str, Folder], kind: str) -> None:
+    drawing = drawer(folders[kind])
+    noise, pipe = noise_of(drawing), pipeline(folders[kind])
+    expected = theirs(pipe, noise)
+    assert torch.allclose(ours(folders[kind], drawing.model, noise), expected, atol=1e-5 * float(expected.abs().max()))
+    pixels = theirs(pipe, noise, "np")
+    found = np.concatenate(list(drawing.batches(PROMPTS, [3, 4])))
+    assert found.shape == (2, *SIZE, 3)
+    assert np.abs(found / 255 - pixels).max() < 0.6 / 255
+
+
+def test_another_size_has_another_shift_and_is_drawn_as_the_pipeline_draws_it(folders: dict[str, Folder]) -> None:
+    drawing = drawer(folders["flux"], size=(16, 16))
+    first = next(drawing.batches(PROMPTS, [3, 4]))
+    drawing.settings = replace(drawing.settings, size=(32, 48))
+    found = next(drawing.batches(PROMPTS, [3, 4]))
+    assert (first.shape, found.shape) == ((2, 16, 16, 3), (2, 32, 48, 3))
+    pixels = theirs(pipeline(folders["flux"]), noise_of(drawing), "np")
+    assert np.abs(found / 255 - pixels).max() < 0.6 / 255
+    assert drawing.model.process != folders["flux"].process_at((16, 16))
+
+
+@pytest.mark.parametrize("kind", ["sd3", "sd3 without T5", "flux"])
+def test_prompts_are_read_as_the_pipeline_reads_them(folders: dict[str, Folder], kind: str) -> None:
+    text, pooled = folders[kind].encoders().encode_prompts([*PROMPTS, ""])
+    pipe = pipeline(folders[kind])
+    others = {"prompt_2": None} | ({} if kind == "flux" else {"prompt_3": None, "do_classifier_free_guidance": False})
+    found = pipe.encode_prompt([*PROMPTS, ""], **others)
+    expected = (found[0], found[1] if kind == "flux" else found[2])
+    assert pooled is not None
+    assert text.shape == (3, *((512, 48) if kind == "flux" else (12 + 256, 48)))
+    assert torch.allclose(text, expected[0], atol=1e-4)
+    assert torch.allclose(pooled, expected[1], atol=1e-5)
+    assert (kind == "sd3 without T5") == (not text[:, 12:].any())
+
+
+def test_patches_and_their_places_are_fluxs() -> None:
+    x = torch.arange(2 * 4 * 6 * 8.0).reshape(2, 4, 6, 8)
+    tokens = flux.packed(x)
+    assert torch.equal(tokens, FluxPipeline._pack_latents(x, 2, 4, 6, 8))
+    assert torch.equal(flux.unpacked(tokens, x), x)
+    assert torch.equal(flux.places(x), FluxPipeline._prepare_latent_image_ids(2, 3, 4, "cpu", torch.float32))
+    with pytest.raises(ValueError, match="6 x 7 latents are none: give even sides"):
+        flux.packed(x[..., :7])
+
+
+def test_the_path_follows_the_size_and_says_so_where_it_does_not_know_it(folders: dict[str, Folder]) -> None:
+    grown, fixed = folders["flux"], folders["sd3"]
+    small, large = (grown.process_at(size) for size in ((16, 16), (1024, 1024)))
+    assert isinstance(small, Flow) and isinstance(large, Flow) and isinstance(grown.process, Flow)
+    assert 1 < float(small.shifted(torch.tensor(0.5))) / 0.5 < float(large.shifted(torch.tensor(0.5))) / 0.5
+    assert fixed.process_at((16, 16)) == fixed.process_at((1024, 1024)) == fixed.process
+    with pytest.raises(ValueError, match=r"depends on the picture's size: take `sized\(tokens\)`"):
+        grown.process.grid(4)
+    assert (fixed.default_size, grown.default_size) == ((16, 16), (256, 256))
+
+
+def test_a_network_that_is_told_its_guidance_is_asked_once_and_told_it(folders: dict[str, Folder]) -> None:
+    encoders = folders["flux"].encoders()
+    condition, empty = (encoders.conditions(words, SIZE) for words in (PROMPTS, ["", ""]))
+    asked: list[Condition] = []
+
+    def predict(x: torch.Tensor, t: torch.Tensor, told: Condition) -> torch.Tensor:
+        asked.append(told)
+        return x
+
+    assert condition.guidance is not None and condition.guidance.tolist() == [3.5, 3.5]
+    for number in (0.0, 1.0, 7.0):
+        guided(predict, condition, empty, number)(torch.zeros(2, 4, 8, 12), torch.ones(2))
+    assert [each.guidance.tolist() for each in asked if each.guidance is not None] == [[0, 0], [1, 1], [7, 7]]
+    assert all(torch.equal(each.text, condition.text) for each in asked)
+    assert folders["sd3"].guidance is None is folders["schnell"].guidance
+    model = folders["flux"].denoiser(train="lora", rank=2, size=SIZE)
+    x, t = torch.randn(2, 4, 8, 12), torch.full((2,), 0.5)
+    one, other = (guided(model.policy, condition, empty, number)(x, t) for number in (1.0, 7.0))
+    assert not torch.allclose(one, other, atol=1e-3)
+    with pytest.raises(ValueError, match="needs the condition's `pooled` text and, if it embeds it, `guidance`"):
+        model.policy(x, t, replace(condition, guidance=None))
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_loss_begins_at_log_2_bit_for_bit(folder: Folder, train: str, precision: torch.dtype) -> None:
+    model, batch = folder.denoiser(train=train, rank=4, size=(16, 16)), pairs(folder)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        loss = DiffusionDPO(beta=5000).loss(batch, model)
+    assert torch.equal(loss.each, -torch.nn.functional.logsigmoid(torch.zeros(2)))
+    loss.each.sum().backward()
+    assert sum(float(each.grad.square().sum()) for each in model.trainable().values() if each.grad is not None) > 0
+
+
+def test_adapters_on_a_bfloat16_network_begin_at_log_2_too(folder: Folder) -> None:
+    model, batch = folder.denoiser(train="lora", rank=4, dtype="bf16", size=(16, 16)), pairs(folder)
+    assert {each.dtype for each in model.trainable().values()} == {torch.float32}
+    loss = DiffusionDPO(beta=5000).loss(batch, model)
+    assert torch.equal(loss.each, -torch.nn.functional.logsigmoid(torch.zeros(2)))
+    loss.each.sum().backward()
+
+
+def test_adapters_stand_at_every_projection_of_pictures_and_of_text(folder: Folder) -> None:
+    model = folder.denoiser(train="lora", rank=2)
+    adapted = {name.split(".lora_")[0].split(".", 2)[-1] for name in model.trainable()}
+    joint = {f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj")}
+    more = {f"{part}.net.{layer}" for part in ("ff", "ff_context") for layer in ("0.proj", "2")}
+    expected = joint | {"attn.to_add_out"}
+    expected |= (
+        more if folder.family.name == "flux" else {f"attn2.{each}" for each in ("to_q", "to_k", "to_v", "to_out.0")}
+    )
+    assert adapted == expected
+
+
+def part(batch: Pairs, i: int) -> Pairs:
+    """The i-th pair of a batch, as a batch of one."""
+    rows = torch.tensor([i, len(batch) + i])
+    told = {name: value[rows] for name, value in vars(batch.condition).items() if value is not None}
+    draw = Draws(batch.draw.seed, batch.draw.keys[i : i + 1], batch.draw.visits[i : i + 1])
+    one = slice(i, i + 1)
+    return Pairs(batch.win[one], batch.lose[one], Condition(**told), draw, batch.confidence[one], batch.weight[one])
+
+
+def test_a_batch_of_three_is_three_batches_of_one(folder: Folder) -> None:
+    model, batch = folder.denoiser(train="lora", rank=4, size=(16, 16)), pairs(folder, 3)
+    nudge(model)
+    together = errors(model, noise_pairs(model.process, batch), batch.condition)
+    for i in range(3):
+        one = part(batch, i)
+        alone = errors(model, noise_pairs(model.process, one), one.condition)
+        for found, expected in ((alone.policy, together.policy), (alone.reference, together.reference)):
+            assert torch.allclose(found, expected[[i, 3 + i]], atol=2e-6, rtol=0)
+
+
+def test_gradient_checkpointing_changes_no_bit_of_the_gradient(folder: Folder) -> None:
+    found = []
+    for checkpointing in (False, True):
+        model = folder.denoiser(train="lora", rank=2, checkpointing=checkpointing, size=(16, 16)).train()
+        nudge(model)
+        batch = pairs(folder)
+        errors(model, noise_pairs(model.process, batch), batch.condition).policy.sum().backward()
+        found.append({name: each.grad for name, each in model.trainable().items() if each.grad is not None})
+    assert len(found[0]) == len(found[1]) > 0
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_lora_loads_in_plain_diffusers_and_draws_the_same(folder: Folder, tmp_path: Path) -> None:
+    model = folder.denoiser(train="lora", rank=3, alpha=6.0, size=SIZE)
+    noise = noise_of(drawer(folder))
+    before = ours(folder, model, noise)
+    nudge(model, 0.1)
+    publish(model, folder, tmp_path / "weights", {"name": "tiny", "beta": 5000})
+    found = ours(folder, model, noise)
+    pipe = pipeline(folder)
+    pipe.load_lora_weights(tmp_path / "weights")
+    expected = theirs(pipe, noise)
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    assert not torch.allclose(before, found, atol=1e-2)
+    bare = folder.network()
+    attach_lora(bare, tmp_path / "weights")
+    condition = folder.encoders().conditions(PROMPTS, SIZE)
+    t = torch.full((2,), 400.0)
+    at_once = folder.family.ask(bare, noise, t, condition)
+    assert torch.allclose(at_once, folder.family.ask(model.network, noise, t, condition), atol=1e-5)
+    lines = (tmp_path / "weights" / "README.md").read_text()
+    assert f"from diffusers import {folder.pipeline_class}" in lines and "load_lora_weights" in lines
+    drawn = next(drawer(folder, f"+{tmp_path / 'weights'}").batches(PROMPTS, [3, 4]))
+    assert np.abs(drawn / 255 - theirs(pipe, noise, "np")).max() < 0.6 / 255
+
+
+@pytest.mark.parametrize("kind", [*FAMILIES, "sd3 without T5"])
+def test_full_weights_load_as_a_plain_pipeline(folders: dict[str, Folder], kind: str, tmp_path: Path) -> None:
+    model = folders[kind].denoiser(train="full")
+    nudge(model)
+    publish(model, folders[kind], tmp_path / "weights", {"name": "tiny"})
+    made = Folder.open(tmp_path / "weights")
+    loaded = getattr(diffusers, made.pipeline_class).from_pretrained(made.path, **absent_parts(made)).transformer
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.network.parameters(), strict=True))
+    assert not [file for file in made.path.rglob("*") if file.suffix in {".bin", ".pt", ".ckpt", ".pkl"}]
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "flash"])
+def test_every_layer_takes_the_kernel_whatever_the_default_of_the_process_is(folder: Folder, kernel: str) -> None:
+    """Torch's flash kernel runs on a CPU too, where nobody would choose it; nothing runs under xformers there."""
+    plain, fitted = folder.network(), folder.network()
+    before = {name: type(each.processor) for name, each in attention.layers(plain).items()}
+    attention.install(fitted, attention.Resolution(kernel, kernel, "", {}))
+    condition = folder.encoders().conditions(PROMPTS, SIZE)
+    x, t = torch.randn(2, 4, 8, 12), torch.full((2,), 400.0)
+    with torch.no_grad():
+        expected = folder.family.ask(plain, x, t, condition)
+        with attention_backend("_native_math"):
+            found = folder.family.ask(fitted, x, t, condition)
+    assert torch.allclose(found, expected, atol=1e-5)
+    layers = attention.layers(fitted)
+    assert len(layers) == len(before) == (3 if folder.family.name == "sd3" else 2)
+    if folder.family.name == "flux":
+        assert {each.processor._attention_backend.value for each in layers.values()} == {
+            {"sdpa": "native", "flash": "_native_flash"}[kernel]
+        }
+    elif kernel == "flash":
+        assert {type(each.processor) for each in layers.values()} == {attention.FlashProcessor}
+    else:
+        assert {name: type(each.processor) for name, each in layers.items()} == before
+    untouched = {getattr(each.processor, "_attention_backend", None) for each in attention.layers(plain).values()}
+    assert untouched == {None}
+
+
+def test_head_widths_and_kernels_of_layers_that_are_not_known(folders: dict[str, Folder]) -> None:
+    assert attention.head_widths(folders["sd3"].network()) == (8,)
+    assert attention.head_widths(folders["flux"].network()) == (16,)
+    network = folders["sd3"].network()
+    name, layer = next(iter(attention.layers(network).items()))
+    layer.set_processor(attention.FlashProcessor(layer.processor))
+    with pytest.raises(attention.AttentionError, match=f"'{name}' has a FlashProcessor, which is not known here"):
+        attention.install(network, attention.Resolution("sdpa", "sdpa", "", {}))
+    model = folders["flux"].denoiser(train="lora", rank=2)
+    assert model.attention.resolved == "sdpa"
+
+
+def test_what_needs_a_unet_is_refused_in_one_line_that_says_what_serves(folder: Folder) -> None:
+    with pytest.raises(ValueError, match=r"beside a UNet's cross-attention, and a .*Transformer2DModel has none"):
+        folder.denoiser(train="user", users=users.Shape(2, 3))
+    pipe = pipeline(folder)
+    for put in (lambda: negative_guidance(pipe, folder.network()), lambda: Reflected(pipe, weak=folder.network())):
+        with pytest.raises(FolderError, match=r"has a .*Transformer2DModel: draw with `visalign generate`"):
+            put()
+    with pytest.raises(FolderError, match="draw with `visalign generate`"):
+        drawer(folder).pipeline()
+
+
+def test_nobody_answers_for_the_empty_prompt_where_guidance_is_told(folders: dict[str, Folder]) -> None:
+    for kind in ("flux", "sd3"):
+        spec = f",negative={folders[kind].path},alpha=0.5,base={folders[kind].path}"
+        if kind == "flux":
+            with pytest.raises(SpecError, match="told its guidance and never asked that; leave negative= out"):
+                drawer(folders[kind], spec)
+        else:
+            assert next(drawer(folders[kind], spec).batches(PROMPTS, [3, 4])).shape == (2, *SIZE, 3)
+
+
+def test_a_reflection_between_guidances_moves_the_picture(folder: Folder) -> None:
+    plain, reflected = (
+        next(drawer(folder, spec).batches(PROMPTS, [3, 4])) for spec in ("", ",weak_guidance=1,reflect=2")
+    )
+    assert np.abs(plain.astype(int) - reflected.astype(int)).max() > 3
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("sd3", 18), ("flux", 30)])
+def test_sides_that_are_no_whole_tokens_are_refused(folders: dict[str, Folder], kind: str, wrong: int) -> None:
+    with pytest.raises(SpecError, match=f"sides of multiples of 4 pixels, not {wrong} x {wrong}"):
+        drawer(folders[kind], size=wrong)
+
+
+METHODS = {  # one of each sort that trains on flows
+    "diffusion_dpo": {},
+    "flow_dpo": {},
+    "mapo": {},
+    "smpo": {"steps": 2},
+    "inversion_dpo": {"steps": 3},
+    "diffusion_kto": {},
+    "sft": {},
+}
+LOG_2 = {"diffusion_dpo", "flow_dpo", "smpo", "inversion_dpo"}  # while policy and reference are the same
+
+
+@pytest.fixture(scope="module")
+def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight votes with a scorer's values on random pictures."""
+    folder = tmp_path_factory.mktemp("votes")
+    names = album.write(
+        np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), folder / "p.parquet"
+    )
+    records = [
+        Preference(f"a red circle number {row}", tuple(names[2 * row : 2 * row + 2]), scores=np.array([1.0, 0.2]))
+        for row in range(8)
+    ]
+    store.write(records, folder / "records.parquet")
+    return folder / "records.parquet"
+
+
+def changes(folder: Folder, votes: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"model.folder={folder.path}", f"data.path={votes}", f"out={out}", "data.resolution=16", "data.format=parquet",
+        "steps=2", "batch=4", "micro_batch=4", "model.rank=2", "validation.every=0", "precision=no", "model.dtype=fp32",
+        *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sort_of_method_trains_it_from_the_command_line(
+    folder: Folder, votes: Path, method: str, tmp_path: Path
+) -> None:
+    settings = [f"method.name={method}", *(f"method.{name}={value}" for name, value in METHODS[method].items())]
+    more = ["method={name: sft}", *settings, "optimizer.lr=1e-3"]
+    recipe = "sd35_dpo" if folder.family.name == "sd3" else "flux_dpo"
+    assert cli.main(["train", recipe, *changes(folder, votes, tmp_path, *more)]) == 0
+    rows = metrics.read(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2]
+    if method in LOG_2:
+        assert rows[0]["loss"] == float(np.float32(np.log(2)))
+        assert rows[1]["loss"] != rows[0]["loss"]
+    pipe = pipeline(folder)
+    plain = noise_of(drawer(folder))
+    before = theirs(pipe, plain)
+    pipe.load_lora_weights(tmp_path / "weights")
+    assert not torch.equal(before, theirs(pipe, plain))
+
+
+def test_full_training_in_bfloat16_with_checkpointing_and_pictures_on_the_way(
+    folder: Folder, votes: Path, tmp_path: Path
+) -> None:
+    more = [
+        "model.train=full",
+        "precision=bf16",
+        "model.checkpointing=true",
+        "validation.every=2",
+        "validation.steps=2",
+    ]
+    run = config.load("sd35_dpo", changes(folder, votes, tmp_path, *more))
+    outcome = denoising.train(run, Screen())
+    assert outcome.summary.steps == 2
+    assert (tmp_path / "validation" / "step-000002.png").is_file()
+    assert Folder.open(outcome.weights).pipeline_class == folder.pipeline_class
+
+
+@pytest.mark.parametrize(("said", "told"), [(None, 3.5), (1.0, 1.0)])
+def test_in_training_it_is_told_what_it_draws_with_or_what_the_run_says(
+    folders: dict[str, Folder], votes: Path, tmp_path: Path, said: float | None, told: float
+) -> None:
+    more = [] if said is None else [f"model.guidance={said}"]
+    run = config.load("flux_dpo", changes(folders["flux"], votes, tmp_path, *more))
+    parts = denoising.opened(run, Ranks("no"), Screen())
+    batch = parts.view.batch([0, 1], [0, 0], 0)
+    assert batch.condition.guidance.tolist() == batch.empty.guidance.tolist() == [told] * 4
+    assert parts.model.process == folders["flux"].process_at((16, 16))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        ("sd3", "model.guidance=3", "told their guidance, as FLUX.1-dev is, and .* is not: leave it out"),
+        ("flux", "method={name: self_npo}", "method.name=diffusion_dpo trains what it draws"),
+        ("flux", "method={name: diffusion_npo}", "method.name=diffusion_dpo trains what it draws"),
+        ("flux", "method={name: spo, trains: negative}", "method.name=diffusion_dpo trains what it draws"),
+        ("sd3", "model.train=user", "a StableDiffusion3Pipeline has no UNet: set model.train to lora or full"),
+        ("flux", "data.resolution=18", "18 is not a multiple of 4"),
+        ("flux", "data.frames=5", "draws pictures: data.frames is for models of clips, got 5"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_it_cannot_be_trained_with_is_refused_in_one_line(
+    folders: dict[str, Folder], votes: Path, tmp_path: Path, kind: str, change: str, says: str, dry: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    given = [*changes(folders[kind], votes, tmp_path), change, *(["--dry-run"] if dry else [])]
+    assert cli.main(["train", "sd35_dpo", *given]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert re.search(rf"^visalign: .*{says}", said[-1]), said
+    assert [line for line in said if line.startswith("visalign: ")] == said[-1:]
+
+
+def test_the_cost_of_a_folder_counts_the_layers_that_are_trained(folder: Folder) -> None:
+    counted = cost.estimate(cost.Shape(folder.family, folder.network_config(), size=(8, 8), tokens=20, rank=4))
+    made = folder.denoiser(train="lora", rank=4)
+    assert counted.trained == sum(each.numel() for each in made.trainable().values())
+    assert counted.parameters == sum(each.numel() for each in folder.network().parameters())
