@@ -42,14 +42,15 @@ def at_least_one(given: Any, *names: str) -> None:
 
 
 def out_file(given: str) -> Path:
-    """Where records go, told before the work is done: a .parquet or .jsonl file, or a new folder of shards."""
+    """Where records go, made sure of before the work is done: a .parquet or .jsonl file, or a new folder of shards."""
     path = Path(given).expanduser()
     if path.suffix not in ("", ".parquet", ".jsonl"):
         raise UsageError(f"--out {given} should end in .parquet or .jsonl")
     if path.suffix and path.is_dir():
         raise UsageError(f"--out {given} is a folder: name a file in it")
-    if not path.suffix and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+    if not path.suffix and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"--out {given} is there already: name a .parquet or .jsonl file, or a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 
