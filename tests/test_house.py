@@ -54,6 +54,7 @@ FLOORS = {
     1: (
         "losses",
         "process",
+        "shifts",
         "records",
         "draws",
         "images",
