@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import diffusers
 import pytest
+import tiny
 import torch
 from diffusers import UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from visalign.batches import Condition
 from visalign.contract import Passes, Reference
 from visalign.models import architectures, cost, users
+from visalign.models.family import Family
+from visalign.models.flux import FLUX
+from visalign.models.sd3 import SD3
 from visalign.models.stable_diffusion import SD
 
 TINY = {
@@ -27,17 +34,47 @@ SHAPE = cost.Shape(SD, TINY, size=(16, 16), tokens=7, rank=4)
 
 
 @pytest.mark.parametrize(
-    ("config", "published"),
+    ("name", "published"),
     [
-        (architectures.SD15, 859_520_964),
-        (architectures.SD21, 865_910_724),
-        (architectures.SDXL, 2_567_463_684),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", 859_520_964),
+        ("stabilityai/stable-diffusion-2-1", 865_910_724),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 2_567_463_684),
+        ("stabilityai/stable-diffusion-3-medium-diffusers", 2_028_328_000),
+        ("stabilityai/stable-diffusion-3.5-medium", 2_243_171_520),
+        ("black-forest-labs/FLUX.1-dev", 11_901_408_320),
+        ("black-forest-labs/FLUX.1-schnell", 11_891_178_560),
     ],
 )
-def test_known_shapes_have_their_published_sizes(config: dict[str, object], published: int) -> None:
-    network = cost.skeleton(cost.Shape(SD, config, size=(8, 8)))
+def test_known_shapes_have_their_published_sizes(name: str, published: int) -> None:
+    found = architectures.KNOWN[name]
+    network = cost.skeleton(cost.Shape(found.family, found.config, size=(8, 8)))
     assert sum(each.numel() for each in network.parameters()) == published
     assert {each.device.type for each in network.parameters()} == {"meta"}
+
+
+def test_stable_diffusion_3_5_large_has_the_eight_billion_that_are_published() -> None:
+    """No exact count is."""
+    network = cost.skeleton(cost.Shape(SD3, architectures.SD35_LARGE, size=(8, 8)))
+    assert round(sum(each.numel() for each in network.parameters()) / 1e9, 1) == 8.1
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        (SD3, tiny.sd3_transformer().config),
+        (FLUX, tiny.flux_transformer(guidance=True).config),
+        (FLUX, tiny.flux_transformer(guidance=False).config),
+    ],
+)
+def test_flop_of_transformers_are_those_of_a_real_run(family: Family, config: Any) -> None:
+    told = cost.estimate(cost.Shape(family, config, size=(8, 8), tokens=20, train="full"))
+    network = getattr(diffusers, family.network).from_config(config)
+    x, condition = family.example(config, (8, 8), 20)
+    real = {name: torch.rand_like(each, device="cpu") for name, each in vars(condition).items() if each is not None}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        answer = family.ask(network, torch.rand_like(x, device="cpu"), torch.tensor([500.0]), Condition(**real))
+    assert told.forward_flop == counter.get_total_flops()
+    assert answer.shape == (1, 4, 8, 8)
 
 
 def test_flop_are_those_of_a_real_run() -> None:
