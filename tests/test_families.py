@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import numpy as np
@@ -15,33 +13,20 @@ import tiny
 import torch
 from diffusers import FluxPipeline
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
+from drawn import PROMPTS, SIZE, drawer, noise_of, nudge, ours, pairs, part, pipeline, theirs
 
-from visalign import cli, config
-from visalign.batches import Condition, Pairs
-from visalign.cli.screen import Screen
-from visalign.contract import Denoiser
-from visalign.data import album, store
+from visalign.batches import Condition
 from visalign.diffusion import errors, noise_pairs
 from visalign.diffusion.guidance import guided
-from visalign.diffusion.sampling import generate, initial_noise
-from visalign.diffusion.source import Source, SpecError
-from visalign.drawing import Drawer, Settings
-from visalign.draws import Draws
-from visalign.jobs import denoising
-from visalign.models import attention, cost, flux, users
-from visalign.models.denoiser import NetworkDenoiser
+from visalign.diffusion.source import SpecError
+from visalign.models import attention, flux, users
 from visalign.models.folder import Folder, FolderError
 from visalign.models.pipelines import Reflected, negative_guidance
 from visalign.models.publish import absent_parts, attach_lora, publish
 from visalign.process import Flow
-from visalign.records import Preference
 from visalign.trainers import DiffusionDPO
-from visalign.training import metrics
-from visalign.training.distributed import Ranks
 
 FAMILIES = ["sd3", "flux"]
-PROMPTS = ["a red circle left of a blue square", "a green square"]
-SIZE = (16, 24)  # not square: rows and columns are not exchanged
 
 
 @pytest.fixture(scope="module")
@@ -61,53 +46,6 @@ def nothing_of_the_process_is_changed() -> Iterator[None]:
     before = _AttentionBackendRegistry._active_backend
     yield
     assert _AttentionBackendRegistry._active_backend is before
-
-
-def pairs(folder: Folder, b: int = 2) -> Pairs:
-    generator = torch.Generator().manual_seed(1)
-    win, lose = (torch.randn(b, 4, 8, 8, generator=generator) for _ in range(2))
-    condition = folder.encoders().conditions([*PROMPTS, ""][:b] * 2, (16, 16))
-    draw = Draws(0, tuple(f"pair {i}" for i in range(b)), (0,) * b)
-    return Pairs(win, lose, condition, draw, torch.ones(b), torch.ones(b))
-
-
-def nudge(model: NetworkDenoiser, size: float = 0.02) -> None:
-    """Move everything trainable a little, so that the policy is no longer its reference."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-
-
-def pipeline(folder: Folder, **changed: Any) -> Any:
-    pipe = folder.pipeline(**absent_parts(folder) | changed)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def theirs(pipe: Any, noise: torch.Tensor, kind: str = "latent", guidance: float = 3.0) -> Any:
-    """What diffusers' own pipeline draws of PROMPTS from this noise; under the empty prompt where FLUX is not told."""
-    height, width = (2 * side for side in noise.shape[-2:])
-    settings = {"num_inference_steps": 5, "height": height, "width": width, "output_type": kind}
-    if not isinstance(pipe, FluxPipeline):
-        return pipe(PROMPTS, latents=noise, guidance_scale=guidance, **settings).images
-    if not pipe.transformer.config.guidance_embeds:
-        settings |= {"negative_prompt": ["", ""], "true_cfg_scale": guidance}
-    found = pipe(PROMPTS, latents=flux.packed(noise), guidance_scale=guidance, **settings).images
-    return flux.unpacked(found, noise) if kind == "latent" else found
-
-
-def drawer(folder: Folder, spec: str = "", **settings: Any) -> Drawer:
-    return Drawer(Source.find(f"{folder.path}{spec}"), Settings(steps=5, guidance=3.0, **{"size": SIZE} | settings))
-
-
-def noise_of(drawing: Drawer) -> torch.Tensor:
-    return initial_noise([3, 4], drawing.encoders.latent_shape(drawing.size), torch.zeros(()))
-
-
-def ours(folder: Folder, model: Denoiser, noise: torch.Tensor) -> torch.Tensor:
-    told, untold = (folder.encoders().conditions(words, SIZE) for words in (PROMPTS, ["", ""]))
-    return generate(model, told, untold, noise, steps=5, guidance=3.0)
 
 
 @pytest.mark.parametrize("kind", ["sd3", "sd3 without T5", "flux", "schnell"])
@@ -220,15 +158,6 @@ def test_adapters_stand_at_every_projection_of_pictures_and_of_text(folder: Fold
         more if folder.family.name == "flux" else {f"attn2.{each}" for each in ("to_q", "to_k", "to_v", "to_out.0")}
     )
     assert adapted == expected
-
-
-def part(batch: Pairs, i: int) -> Pairs:
-    """The i-th pair of a batch, as a batch of one."""
-    rows = torch.tensor([i, len(batch) + i])
-    told = {name: value[rows] for name, value in vars(batch.condition).items() if value is not None}
-    draw = Draws(batch.draw.seed, batch.draw.keys[i : i + 1], batch.draw.visits[i : i + 1])
-    one = slice(i, i + 1)
-    return Pairs(batch.win[one], batch.lose[one], Condition(**told), draw, batch.confidence[one], batch.weight[one])
 
 
 def test_a_batch_of_three_is_three_batches_of_one(folder: Folder) -> None:
@@ -360,118 +289,3 @@ def test_a_reflection_between_guidances_moves_the_picture(folder: Folder) -> Non
 def test_sides_that_are_no_whole_tokens_are_refused(folders: dict[str, Folder], kind: str, wrong: int) -> None:
     with pytest.raises(SpecError, match=f"sides of multiples of 4 pixels, not {wrong} x {wrong}"):
         drawer(folders[kind], size=wrong)
-
-
-METHODS = {  # one of each sort that trains on flows
-    "diffusion_dpo": {},
-    "flow_dpo": {},
-    "mapo": {},
-    "smpo": {"steps": 2},
-    "inversion_dpo": {"steps": 3},
-    "diffusion_kto": {},
-    "sft": {},
-}
-LOG_2 = {"diffusion_dpo", "flow_dpo", "smpo", "inversion_dpo"}  # while policy and reference are the same
-
-
-@pytest.fixture(scope="module")
-def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight votes with a scorer's values on random pictures."""
-    folder = tmp_path_factory.mktemp("votes")
-    names = album.write(
-        np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8), folder / "p.parquet"
-    )
-    records = [
-        Preference(f"a red circle number {row}", tuple(names[2 * row : 2 * row + 2]), scores=np.array([1.0, 0.2]))
-        for row in range(8)
-    ]
-    store.write(records, folder / "records.parquet")
-    return folder / "records.parquet"
-
-
-def changes(folder: Folder, votes: Path, out: Path, *more: str) -> list[str]:
-    return [
-        f"model.folder={folder.path}", f"data.path={votes}", f"out={out}", "data.resolution=16", "data.format=parquet",
-        "steps=2", "batch=4", "micro_batch=4", "model.rank=2", "validation.every=0", "precision=no", "model.dtype=fp32",
-        *more,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_sort_of_method_trains_it_from_the_command_line(
-    folder: Folder, votes: Path, method: str, tmp_path: Path
-) -> None:
-    settings = [f"method.name={method}", *(f"method.{name}={value}" for name, value in METHODS[method].items())]
-    more = ["method={name: sft}", *settings, "optimizer.lr=1e-3"]
-    recipe = "sd35_dpo" if folder.family.name == "sd3" else "flux_dpo"
-    assert cli.main(["train", recipe, *changes(folder, votes, tmp_path, *more)]) == 0
-    rows = metrics.read(tmp_path / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [1, 2]
-    if method in LOG_2:
-        assert rows[0]["loss"] == float(np.float32(np.log(2)))
-        assert rows[1]["loss"] != rows[0]["loss"]
-    pipe = pipeline(folder)
-    plain = noise_of(drawer(folder))
-    before = theirs(pipe, plain)
-    pipe.load_lora_weights(tmp_path / "weights")
-    assert not torch.equal(before, theirs(pipe, plain))
-
-
-def test_full_training_in_bfloat16_with_checkpointing_and_pictures_on_the_way(
-    folder: Folder, votes: Path, tmp_path: Path
-) -> None:
-    more = [
-        "model.train=full",
-        "precision=bf16",
-        "model.checkpointing=true",
-        "validation.every=2",
-        "validation.steps=2",
-    ]
-    run = config.load("sd35_dpo", changes(folder, votes, tmp_path, *more))
-    outcome = denoising.train(run, Screen())
-    assert outcome.summary.steps == 2
-    assert (tmp_path / "validation" / "step-000002.png").is_file()
-    assert Folder.open(outcome.weights).pipeline_class == folder.pipeline_class
-
-
-@pytest.mark.parametrize(("said", "told"), [(None, 3.5), (1.0, 1.0)])
-def test_in_training_it_is_told_what_it_draws_with_or_what_the_run_says(
-    folders: dict[str, Folder], votes: Path, tmp_path: Path, said: float | None, told: float
-) -> None:
-    more = [] if said is None else [f"model.guidance={said}"]
-    run = config.load("flux_dpo", changes(folders["flux"], votes, tmp_path, *more))
-    parts = denoising.opened(run, Ranks("no"), Screen())
-    batch = parts.view.batch([0, 1], [0, 0], 0)
-    assert batch.condition.guidance.tolist() == batch.empty.guidance.tolist() == [told] * 4
-    assert parts.model.process == folders["flux"].process_at((16, 16))
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "says"),
-    [
-        ("sd3", "model.guidance=3", "told their guidance, as FLUX.1-dev is, and .* is not: leave it out"),
-        ("flux", "method={name: self_npo}", "method.name=diffusion_dpo trains what it draws"),
-        ("flux", "method={name: diffusion_npo}", "method.name=diffusion_dpo trains what it draws"),
-        ("flux", "method={name: spo, trains: negative}", "method.name=diffusion_dpo trains what it draws"),
-        ("sd3", "model.train=user", "a StableDiffusion3Pipeline has no UNet: set model.train to lora or full"),
-        ("flux", "data.resolution=18", "18 is not a multiple of 4"),
-        ("flux", "data.frames=5", "draws pictures: data.frames is for models of clips, got 5"),
-    ],
-)
-@pytest.mark.parametrize("dry", [True, False])
-def test_what_it_cannot_be_trained_with_is_refused_in_one_line(
-    folders: dict[str, Folder], votes: Path, tmp_path: Path, kind: str, change: str, says: str, dry: bool,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    given = [*changes(folders[kind], votes, tmp_path), change, *(["--dry-run"] if dry else [])]
-    assert cli.main(["train", "sd35_dpo", *given]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert re.search(rf"^visalign: .*{says}", said[-1]), said
-    assert [line for line in said if line.startswith("visalign: ")] == said[-1:]
-
-
-def test_the_cost_of_a_folder_counts_the_layers_that_are_trained(folder: Folder) -> None:
-    counted = cost.estimate(cost.Shape(folder.family, folder.network_config(), size=(8, 8), tokens=20, rank=4))
-    made = folder.denoiser(train="lora", rank=4)
-    assert counted.trained == sum(each.numel() for each in made.trainable().values())
-    assert counted.parameters == sum(each.numel() for each in folder.network().parameters())
