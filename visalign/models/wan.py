@@ -46,7 +46,7 @@ class WanCoder:
         self.vae: Any = AutoencoderKLWan.from_pretrained(
             folder.path, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
-        self.vae.to(device).eval().requires_grad_(False)
+        self.vae.to(device).eval().requires_grad_(False).enable_slicing()  # one clip at a time
         mean, deviation = self.vae.config.latents_mean, self.vae.config.latents_std
         self.mean, self.deviation = (
             torch.tensor(each, device=device)[:, None, None, None] for each in (mean, deviation)
