@@ -125,7 +125,6 @@ def motion_unet(context: int) -> UNetMotionModel:
         down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
         up_block_types=("UpBlockMotion", "CrossAttnUpBlockMotion"), cross_attention_dim=context,
         num_attention_heads=2, norm_num_groups=8, motion_num_attention_heads=2, motion_max_seq_length=8,
-        use_motion_mid_block=False,
     )  # fmt: skip
 
 
