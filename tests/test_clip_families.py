@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from visalign.batches import Condition, Pairs
+from visalign.batches import Condition, Pairs, Segments
 from visalign.cli import main
 from visalign.data import clips, store
 from visalign.diffusion import errors, noise_pairs
@@ -31,7 +31,7 @@ from visalign.models.users import Shape
 from visalign.models.wan import WAN
 from visalign.process import Flow
 from visalign.records import DataError
-from visalign.trainers import DiffusionDPO
+from visalign.trainers import DenseDPO, DiffusionDPO
 
 FAMILIES = ["animatediff", "wan"]
 PROMPTS = ["a red circle left of a blue square", "a green square"]
@@ -111,9 +111,33 @@ def test_sampling_equals_diffusers_own_pipeline(folder: Folder) -> None:
     assert torch.allclose(folder.encoders().decode(found), pixels, atol=1e-4)
 
 
-def test_the_loss_begins_at_log_2_bit_for_bit_and_has_a_gradient(folder: Folder) -> None:
+def test_a_wan_that_is_told_the_time_of_each_token_draws_as_its_pipeline_does(tmp_path: Path) -> None:
+    """Wan 2.2 5B's folders (`expand_timesteps`): without a first frame that is given, all tokens have one time."""
+    folder, size = Folder.open(tiny.folder(tmp_path, "wan22")), (5, 64, 32)
+    noise, found = ours(folder, folder.denoiser(train="lora", rank=2), size)
+    assert found.shape == (2, 48, 2, 4, 2)
+    pipe = pipeline(folder)
+    expected = drawn(pipe, noise, size)
+    assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
+    assert torch.allclose(folder.encoders().decode(found), drawn(pipe, noise, size, "pt").transpose(1, 2), atol=1e-4)
+
+
+def test_dense_dpo_begins_at_log_2_bit_for_bit_and_labels_are_of_latent_frames(folder: Folder) -> None:
     model, batch = folder.denoiser(train="lora", rank=4), pairs(folder)
-    loss = DiffusionDPO(beta=5000).loss(batch, model)
+    labels = torch.ones(2, batch.win.shape[2])
+    labels[0, 0], labels[1, -1] = 0.0, -1.0
+    given = {each.name: getattr(batch, each.name) for each in fields(batch)}
+    loss = DenseDPO(beta=500).loss(Segments(**given, labels=labels), model)
+    assert torch.equal(loss.each.detach(), -torch.nn.functional.logsigmoid(torch.zeros(2)))
+    loss.each.sum().backward()
+    assert all(bool(each.grad.isfinite().all()) for each in model.trainable().values() if each.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_loss_begins_at_log_2_bit_for_bit_and_has_a_gradient(folder: Folder, dtype: str) -> None:
+    model, batch = folder.denoiser(train="lora", rank=4, dtype=dtype), pairs(folder)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+        loss = DiffusionDPO(beta=5000).loss(batch, model)
     assert torch.equal(loss.each, -torch.nn.functional.logsigmoid(torch.zeros(2)))
     loss.each.sum().backward()
     assert all(each.grad is not None for each in model.trainable().values())

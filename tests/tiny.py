@@ -128,9 +128,9 @@ def motion_unet(context: int) -> UNetMotionModel:
     )  # fmt: skip
 
 
-def wan_transformer(context: int) -> WanTransformer3DModel:
+def wan_transformer(context: int, channels: int) -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=16, out_channels=16,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=channels, out_channels=channels,
         text_dim=context, freq_dim=32, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
     )  # fmt: skip
 
@@ -138,6 +138,15 @@ def wan_transformer(context: int) -> WanTransformer3DModel:
 def wan_vae() -> AutoencoderKLWan:
     """With the published means and deviations of the sixteen channels."""
     return AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval()
+
+
+def wan22_vae() -> AutoencoderKLWan:
+    """The 5B model's: pixels come in patches, a latent is of 16 x 16."""
+    return AutoencoderKLWan(
+        base_dim=4, decoder_base_dim=4, z_dim=48, dim_mult=[1, 1, 1, 1], num_res_blocks=1, is_residual=True,
+        patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16, latents_mean=[0.1] * 48,
+        latents_std=[1.3] * 48,
+    ).eval()  # fmt: skip
 
 
 def vae(**changes: Any) -> AutoencoderKL:
@@ -184,7 +193,7 @@ def scheduler(prediction: str) -> DDIMScheduler:
 
 def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
     """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections), sdxl (two text encoders), of
-    transformers on flows: sd3 (shift 3), sd3 without T5, flux (as dev), schnell, or of clips: animatediff (v), wan."""
+    transformers on flows: sd3 (shift 3), sd3 without T5, flux (as dev), schnell, or of clips: animatediff (v), wan, wan22."""
     torch.manual_seed(seed)
     reader = tokenizer(path / "reader")
     if family == "sdxl":
@@ -206,11 +215,12 @@ def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
             transformer=flux_transformer(guidance=dev), scheduler=flux_scheduler(grows=dev), vae=shifted_vae(),
             text_encoder=text_encoder(reader, 16), tokenizer=reader, text_encoder_2=t5(words, 48), tokenizer_2=words,
         )  # fmt: skip
-    elif family == "wan":
-        words = t5_tokenizer()
+    elif family in ("wan", "wan22"):
+        words, new = t5_tokenizer(), family == "wan22"
         pipe = WanPipeline(
-            vae=wan_vae(), text_encoder=umt5(words, 16), tokenizer=words, transformer=wan_transformer(16),
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=wan22_vae() if new else wan_vae(), text_encoder=umt5(words, 16), tokenizer=words,
+            transformer=wan_transformer(16, 48 if new else 16), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            expand_timesteps=new,
         )  # fmt: skip
     elif family == "animatediff":
         pipe = AnimateDiffPipeline(
