@@ -193,7 +193,8 @@ def scheduler(prediction: str) -> DDIMScheduler:
 
 def folder(path: Path, family: str = "sd15", seed: int = 0) -> Path:
     """A pipeline folder of the shape of sd15 (epsilon), sd21 (v, linear projections), sdxl (two text encoders), of
-    transformers on flows: sd3 (shift 3), sd3 without T5, flux (as dev), schnell, or of clips: animatediff (v), wan, wan22."""
+    transformers on flows: sd3 (shift 3), sd3 without T5, flux (as dev), schnell, or of clips: animatediff (v), wan and
+    wan22 (flow, shift 3)."""
     torch.manual_seed(seed)
     reader = tokenizer(path / "reader")
     if family == "sdxl":
