@@ -51,7 +51,7 @@ def drawing_options(made: Any, *, steps: int = 25, batch: int = 32) -> None:
         "--size", type=size, metavar="PIXELS", help="a side, or HEIGHTxWIDTH (what the model was made for)"
     )
     made.add_argument("--frames", type=int, metavar="N", help="of a clip (what the model was made for)")
-    made.add_argument("--batch", type=int, default=batch, help=f"pictures at a time ({batch})")
+    made.add_argument("--batch", type=int, default=batch, help=f"pictures or clips at a time ({batch})")
     made.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (auto)")
 
