@@ -288,7 +288,6 @@ def test_what_cannot_be_read_is_told_and_left_out(
         (["--low", "0.9"], r"0 < low <= high <= 1"),
         (["--takes", "0"], "--takes must be at least 1, got 0"),
         (["--high", "0.999"], "levels are shares of noise, on this path in"),
-        (["--size", "16x32"], "takes are square, as what is trained on; got a size of 16 x 32"),
         (["--frames", "4"], "draws pictures, not clips of 4 frames"),
     ],
 )
@@ -306,6 +305,13 @@ def test_a_picture_without_a_prompt_is_named(
     (shots / "1.txt").unlink()
     assert drawn(model, shots, tmp_path / "takes") == 2
     assert f"1.png has no prompt: write it to {shots / '1.txt'}" in capsys.readouterr().err
+
+
+def test_takes_may_be_wider_than_high(model: Path, shots: Path, tmp_path: Path) -> None:
+    assert drawn(model, shots, tmp_path / "takes", "--size", "16x32") == 0
+    for file in (tmp_path / "takes/pictures").iterdir():
+        with Image.open(file) as take:
+            assert take.size == (32, 16)
 
 
 @pytest.mark.parametrize(("family", "frames"), [("animatediff", 6), ("wan", 5)])

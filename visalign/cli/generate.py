@@ -66,11 +66,8 @@ def settings(given: Any) -> Any:
     """Those options as `drawing.Settings`, checked."""
     from ..drawing import Settings
 
-    for name, low in (("steps", 1), ("batch", 1), ("seeds", 1)):
-        if getattr(given, name) < low:
-            raise words.UsageError(f"--{name} must be at least {low}, got {getattr(given, name)}")
-    if given.frames is not None:
-        words.at_least_one(given, "frames")
+    counts = ("steps", "batch", "seeds", "frames")
+    words.at_least_one(given, *(name for name in counts if getattr(given, name, None) is not None))
     return Settings(given.steps, given.guidance, given.size, given.batch, given.dtype, given.device, given.frames)
 
 

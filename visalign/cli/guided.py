@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import words
-from .generate import drawing_options
+from .generate import drawing_options, settings
 
 EXAMPLE = "visalign guided playground shots --out runs/takes"
 MORE = """PATH is a folder of pictures or clips, each with its prompt beside it (NAME.txt; a clip may be a folder of
@@ -35,19 +35,18 @@ def run(given: Any) -> int:
 
     from ..data import originals
     from ..diffusion.source import Source
-    from ..drawing import Drawer, Settings
+    from ..drawing import Drawer
     from ..jobs import takes
     from .screen import Screen
 
-    words.at_least_one(given, "steps", "batch", "takes")
+    words.at_least_one(given, "takes")
     plan = takes.Plan(given.takes, (given.low, given.high), given.seed)
     source = Source.find(given.model, given.lora, allow_download=given.allow_download)
     if source.gap is not None:
         raise words.UsageError(f"takes are drawn without reflection: leave it out of {given.model}")
     found, root = originals.found(Path(given.path).expanduser())
     screen, out = Screen(), Path(given.out)
-    side = given.size or min(source.folder.default_size[-2:])  # originals are cut to squares, as for training
-    how = Settings(given.steps, given.guidance, side, given.batch, given.dtype, given.device, given.frames)
+    how = settings(given)
     with screen.stage(f"open {given.model}"):
         drawer = Drawer(source, how)
     outcome = takes.walk(drawer, found, root, out, plan, screen)

@@ -40,9 +40,9 @@ class Opened:
         told = f"{self.content.digest} {self.frames} {self.original.prompt}"
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
-    def pixels(self, side: int) -> Tensor:
-        """(3, side, side) in [-1, 1], or (3, frames, side, side), as for training. Raises ImageError."""
-        cut = [media.framed(each, side) for each in self.content.decoded(self.frames)[0]]
+    def pixels(self, height: int, width: int) -> Tensor:
+        """(3, height, width) in [-1, 1], or (3, frames, height, width), as for training. Raises ImageError."""
+        cut = [media.framed(each, height, width) for each in self.content.decoded(self.frames)[0]]
         return cut[0].pixels if self.frames is None else media.in_a_row(cut).pixels
 
 

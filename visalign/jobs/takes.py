@@ -74,15 +74,13 @@ def walk(drawer: Drawer, found: Sequence[Original], root: Path, out: Path, plan:
 
 
 class Job:
-    """Takes by one drawer into one folder; ConfigError for one of other than squares, to which originals are cut."""
+    """Takes by one drawer into one folder, of originals cut to the size that it draws."""
 
     def __init__(self, drawer: Drawer, root: Path, out: Path, plan: Plan) -> None:
         self.drawer, self.root, self.out, self.plan = drawer, root, out, plan
         self.bad: list[str] = []  # why an original has no takes
         *frames, height, width = drawer.size
-        if height != width:
-            raise ConfigError(f"takes are square, as what is trained on; got a size of {height} x {width}")
-        self.side = height
+        self.sides = (height, width)
         self.frames = frames[0] if frames else None
 
     def claim(self) -> None:
@@ -131,7 +129,7 @@ class Job:
         pixels: dict[str, Tensor] = {}
         for name, one in missing.items():
             try:
-                pixels[name] = one.pixels(self.side)
+                pixels[name] = one.pixels(*self.sides)
             except ImageError as error:
                 self.bad.append(str(error))
         if pixels:
