@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .. import needs, registry
+from .. import needs, playground, registry
 from ..batches import Prompts
 from ..config import ConfigError, Run
 from ..contract import Method, View
@@ -24,6 +23,7 @@ from ..models.attention import Resolution
 from ..models.denoiser import NetworkDenoiser
 from ..models.folder import DTYPES, Folder
 from ..models.users import Shape
+from ..playground import votes as votes
 from ..records import Preference
 from ..training import engine
 from ..training.distributed import Ranks
@@ -123,7 +123,7 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     folder = Folder.open(run.model.folder, allow_download=run.model.allow_download)
     needs.check_path(run.method["name"], method, folder.process)
     costs.check_model(run, method, folder.family, folder.guidance)
-    records, root = read_records(run)
+    records, root = read_records(run, shipped=folder.family.shipped)
     needs.check(run.method["name"], method, records, ties=run.data.ties)
     with screen.stage(f"load the encoders of {run.model.folder}"):
         encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device, guidance=run.model.guidance)
@@ -182,13 +182,8 @@ def read_records(
     """
     if not run.data.path:
         raise ConfigError("data.path is not given: name a file or folder of records, as in data.path=votes.parquet")
-    path = votes(shipped) if run.data.path == "playground" else Path(run.data.path).expanduser()
+    path = playground.found(run.data.path, shipped)
     return sources.open_source(path, run.data.format, bad=bad, max_bad=run.data.max_bad), sources.root(path)
-
-
-def votes(file: str = "records.parquet") -> Path:
-    """Simulated votes that ship with the playground: on pictures, or of seeing.parquet on answers."""
-    return Path(str(resources.files("visalign.playground") / "votes" / file))
 
 
 def cache_of(run: Run, root: Path) -> Path:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import needs, registry
+from .. import needs, playground, registry
 from ..config import ConfigError, Run
 from ..models import architectures, attention, cost
 from ..models.family import Family
@@ -168,7 +168,8 @@ def of_data(run: Run, shape: cost.Shape) -> list[list[str]]:
     numbers = condition.text.numel() + (0 if condition.pooled is None else condition.pooled.numel())
     text = cost.BYTES[run.model.dtype] * numbers  # as the encoders gave them
     try:
-        records = sources.open_source(run.data.path, run.data.format) if run.data.path else []
+        path = playground.found(run.data.path, shape.family.shipped)
+        records = sources.open_source(path, run.data.format) if run.data.path else []
     except DataError as error:
         return [
             ["cache", f"{_size(1000 * (2 * picture + text))} for 1,000 pairs with a prompt each"],

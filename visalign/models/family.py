@@ -54,3 +54,8 @@ class Family:
     patch: Callable[[Config], int] = alone  # of the network's config: latents of a token along a side
     path: Callable[[Config], Ddpm | Flow] = from_scheduler  # of scheduler/scheduler_config.json
     guidance: Callable[[Config], float | None] = untold  # of the network's config: what it is told in training
+
+    @property
+    def shipped(self) -> str:
+        """The file of the playground's votes that are on what this family draws."""
+        return "moving.parquet" if self.clips else "records.parquet"

@@ -22,6 +22,16 @@ def moving_folder() -> Path:
     return Path(__file__).resolve().parent / "weights" / "moving"
 
 
+def votes(file: str = "records.parquet") -> Path:
+    """Simulated votes that ship: on pictures, of moving.parquet on segments of clips, of seeing.parquet on answers."""
+    return Path(__file__).resolve().parent / "votes" / file
+
+
+def found(path: str, file: str) -> Path:
+    """Where records are that a recipe calls `path`: "playground" is the shipped `file` of votes."""
+    return votes(file) if path == "playground" else Path(path).expanduser()
+
+
 SHIPPED = {"playground": folder, "playground_moving": moving_folder}  # what draws, by the names that commands know
 
 
