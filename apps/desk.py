@@ -30,7 +30,14 @@ MODELS = 6  # side by side on a screen
 PROMPT, RATER = 2000, 64  # characters
 SEEDS = 16  # of one prompt
 OWN = 500  # prompts that users may ask for
-RECIPES = {"sd": "sd15_dpo", "sdxl": "sdxl_dpo"}  # by family
+RECIPES = {  # by family
+    "sd": "sd15_dpo",
+    "sdxl": "sdxl_dpo",
+    "sd3": "sd35_dpo",
+    "flux": "flux_dpo",
+    "wan": "wan21_1b_dense_dpo",
+}
+SHIPPED = {"playground": "playground_dpo", "playground_moving": "playground_dense_dpo"}
 
 
 @dataclass(frozen=True)
@@ -213,10 +220,13 @@ class Desk:
         store.write([self._absolute(each) for each in overall], data)
         path, out = self.folder / "train.yaml", self.folder / "trained"
         base = self.pool.artists[0].source
-        name = "playground_dpo" if base.name == "playground" else RECIPES.get(base.folder.family.name, "sd15_dpo")
-        folder = "playground" if base.name == "playground" else str(base.folder.path)
+        name = SHIPPED.get(base.name) or RECIPES.get(base.folder.family.name, "sd15_dpo")
+        folder = base.name if base.name in SHIPPED else str(base.folder.path)
         changes = [f"model.folder={json.dumps(folder)}", f"data.path={json.dumps(str(data))}", "data.format=null"]
         changes += [f"out={json.dumps(str(out))}", f"data.cache={json.dumps(str(self.folder / 'cache'))}"]
+        if base.folder.family.clips:
+            frames, height, width = self.pool.artists[0].load().size
+            changes += [f"data.frames={frames}", f"data.resolution={height}", f"data.width={width}"]
         command = f"visalign train {path}"
         text = f"# {command}\n#\n# {name}, on the {len(overall)} votes of this comparison.\n"
         text += config.to_yaml(config.load(name, changes))

@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from visalign import images
+from visalign.data import clips
 from visalign.scoring import Sample, Scorer
 
 FOLDER = "scores"
@@ -74,10 +75,17 @@ class Marks:
                 file.writelines(lines)
 
 
+def _sample(prompt: str, path: Path) -> Sample:
+    """A picture, or the clip in an animated file, as scorers take it."""
+    if path.suffix == ".webp":
+        return Sample(prompt, video=clips.frames(path.name, path.parent))
+    return Sample(prompt, image=images.load(path))
+
+
 def _asked(scorer: Scorer, looks: Sequence[Look]) -> dict[str, Mark]:
     """The scorer's answer; what it raises becomes the mark of each picture."""
     try:
-        found = scorer.score([Sample(prompt, image=images.load(path)) for _, prompt, path in looks])
+        found = scorer.score([_sample(prompt, path) for _, prompt, path in looks])
     except Exception as error:  # a scorer may raise anything; the page tells it beside the picture
         LOG.exception("scoring with %s", scorer.name)
         return {key: Mark(why=f"{type(error).__name__}: {error}"[:300]) for key, _, _ in looks}

@@ -1,4 +1,4 @@
-"""Pictures drawn ahead of being asked for: one queue, one thread that draws, and a cache on disk by what made them."""
+"""Pictures or clips drawn ahead of being asked for: one queue, one thread, and a cache on disk by what made them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from visalign.data.clips import animated
 from visalign.data.shards import replace_file
 from visalign.diffusion.sampling import initial_noise
 from visalign.diffusion.source import Source
@@ -105,8 +106,17 @@ class Artist:
         start = hashlib.sha256(f"{noise.shape}".encode() + noise.tobytes()).hexdigest()[:16]
         return drawer.proof(spot.prompt, spot.seed) | {"model": self.name, "noise": start}
 
+    @property
+    def clips(self) -> bool:
+        """Whether what it draws moves."""
+        return self.source.folder.family.clips
+
+    def file(self, drawn: NDArray[np.uint8]) -> bytes:
+        """A PNG of a picture (h, w, 3), a lossless WebP of a clip (frames, h, w, 3): pixels, their pace, no more."""
+        return animated(drawn, rate=self.source.folder.family.rate) if self.clips else png(drawn)
+
     def draw(self, spots: Sequence[Spot]) -> NDArray[np.uint8]:
-        """(n, h, w, 3) pictures of n spots."""
+        """(n, h, w, 3) pictures, or (n, frames, h, w, 3) clips, of n spots."""
         return self.load().draw([spot.prompt for spot in spots], [spot.seed for spot in spots], Quiet())
 
 
@@ -123,10 +133,18 @@ def png(picture: NDArray[np.uint8]) -> bytes:
 
 
 class Pool:
-    """Every picture that is there or asked for, by artist and spot. Threads may share it."""
+    """Every picture that is there or asked for, by artist and spot. Threads may share it.
+
+    `clips` says whether the artists draw clips; ValueError if some do and some do not.
+    """
 
     def __init__(self, folder: Path, artists: Sequence[Artist], marks: Marks) -> None:
         self.folder, self.artists, self.marks = folder, list(artists), marks
+        self.clips = any(each.clips for each in artists)
+        if self.clips and not all(each.clips for each in artists):
+            moving = ", ".join(each.name for each in artists if each.clips)
+            raise ValueError(f"clips are compared with clips: of {len(artists)} models {moving} alone draw them")
+        self.media_type = "image/webp" if self.clips else "image/png"
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
         self.cells: dict[tuple[str, Spot], Cell] = {}
         self.stage = ""
@@ -164,11 +182,11 @@ class Pool:
 
     def path(self, key: str) -> Path:
         """The file of a picture."""
-        return self.folder / PICTURES / f"{key}.png"
+        return self.folder / self.item(key)
 
     def item(self, key: str) -> str:
         """How records name a picture."""
-        return f"{PICTURES}/{key}.png"
+        return f"{PICTURES}/{key}.{'webp' if self.clips else 'png'}"
 
     def marks_of(self, key: str) -> Mapping[str, Mark]:
         """What each scorer says of a picture."""
@@ -210,6 +228,6 @@ class Pool:
         missing = [spot for spot in spots if not self.path(keys[spot]).is_file()]
         if missing:
             for spot, picture in zip(missing, artist.draw(missing), strict=True):
-                replace_file(self.path(keys[spot]), png(picture))
+                replace_file(self.path(keys[spot]), artist.file(picture))
         self.marks.judge([(keys[spot], spot.prompt, self.path(keys[spot])) for spot in spots])
         self.cells.update({(artist.name, spot): Cell("ready", keys[spot]) for spot in spots})

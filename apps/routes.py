@@ -86,7 +86,7 @@ def _grid(desk: Desk) -> APIRouter:
     def picture(key: str) -> Response:
         if not key or not HEX.issuperset(key) or not desk.pool.path(key).is_file():
             raise Refused("no such picture")
-        return Response(desk.pool.path(key).read_bytes(), media_type="image/png", headers=FOREVER)
+        return Response(desk.pool.path(key).read_bytes(), media_type=desk.pool.media_type, headers=FOREVER)
 
     @made.post("/draw")
     def draw(prompt: Field, seeds: Annotated[int, Body()] = 1) -> dict[str, str]:
@@ -110,7 +110,7 @@ def _vote(desk: Desk) -> APIRouter:
 
     @made.get("/blind/{name}")
     def blind(name: str) -> Response:
-        return Response(desk.booth.picture(name).read_bytes(), media_type="image/png", headers=NEVER)
+        return Response(desk.booth.picture(name).read_bytes(), media_type=desk.pool.media_type, headers=NEVER)
 
     @made.post("/vote")
     def vote(

@@ -176,16 +176,19 @@ async function subtract(canvas, sources, gain) {
   }
   pen.putImageData(made, 0, 0);
   const count = one.width * one.height;
-  return sum === 0 ? 'The two pictures are the same, pixel for pixel.'
-    : `Mean difference ${(sum / count / 3).toFixed(1)} of 255; ${((100 * far) / count).toFixed(0)} % of pixels differ visibly.`;
+  const first = one.moves || other.moves ? 'First frames. ' : '';
+  return sum === 0 ? `${first}The two pictures are the same, pixel for pixel.`
+    : `${first}Mean difference ${(sum / count / 3).toFixed(1)} of 255; ${((100 * far) / count).toFixed(0)} % of pixels differ visibly.`;
 }
 
+/** What a picture holds, or the first frame of a clip, which `moves`. */
 async function pixels(src) {
+  const moves = (await fetch(src)).headers.get('content-type') === 'image/webp';
   const image = new Image();
   image.src = src;
   await image.decode();
   const canvas = el('canvas', { width: image.naturalWidth, height: image.naturalHeight });
   const pen = canvas.getContext('2d', { willReadFrequently: true });
   pen.drawImage(image, 0, 0);
-  return pen.getImageData(0, 0, canvas.width, canvas.height);
+  return Object.assign(pen.getImageData(0, 0, canvas.width, canvas.height), { moves });
 }

@@ -21,7 +21,7 @@ def add(commands: words.Commands) -> None:
     about = "compare models in the browser: grid, blind votes, leaderboard, answers, runs"
     made = words.command(commands, "compare", about, EXAMPLE, run)
     made.add_argument("models", nargs="+", metavar="MODEL", help="two to six, the base of comparison first")
-    made.add_argument("--prompts", metavar="FILE|TEXT", default="playground:heldout:40",
+    made.add_argument("--prompts", metavar="FILE|TEXT",
                       help="a file, one prompt, playground:heldout:40 (the default)")  # fmt: skip
     made.add_argument("--seeds", type=int, default=2, metavar="N", help="pictures a prompt, from seeds 0 … N-1 (2)")
     made.add_argument("--scorers", nargs="*", default=[], metavar="NAME", help="who scores every picture")
@@ -85,13 +85,16 @@ def compared(given: Any) -> dict[str, Any]:
             f"compare takes two to six different models, the base first; got {' '.join(given.models)}"
         )
     sources = {name: Source.find(spec) for name, spec in zip(short(given.models), given.models, strict=True)}
-    if moving := [name for name, source in sources.items() if source.folder.family.clips]:
+    moving = [name for name, source in sources.items() if source.folder.family.clips]
+    if moving and len(moving) < len(sources):
         raise words.UsageError(
-            f"compare shows pictures, and {moving[0]} draws clips: visalign evaluate compares such models"
+            f"clips are compared with clips, and of these models {', '.join(moving)} alone draw them"
         )
+    if moving and given.taste:
+        raise words.UsageError("--taste reads pictures, and these models draw clips: leave it out")
     return {
         "models": sources,
-        "prompts": words.prompts(given.prompts),
+        "prompts": words.prompts(given.prompts or f"{'playground_moving' if moving else 'playground'}:heldout:40"),
         "settings": how(given),
         "seeds": range(given.seeds),
         "scorers": [registry.build("scorer", name) for name in given.scorers],
@@ -111,9 +114,9 @@ def how(given: Any) -> Any:
     """How pictures are drawn: as given, else as suits the playground's model, else as other commands do."""
     from .. import playground
 
-    small = given.models[0] == "playground"
-    given.steps = given.steps or (playground.STEPS if small else 25)
-    given.guidance = given.guidance if given.guidance is not None else (playground.GUIDANCE if small else 5.0)
+    small = {"playground": playground.GUIDANCE, "playground_moving": playground.MOVING_GUIDANCE}
+    given.steps = given.steps or (playground.STEPS if given.models[0] in small else 25)
+    given.guidance = given.guidance if given.guidance is not None else small.get(given.models[0], 5.0)
     return settings(given)
 
 
