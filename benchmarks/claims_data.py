@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from visalign import cli, images
+from visalign import cli, images, playground
 from visalign.data import album, media, sources, store
 from visalign.data.pairing import paired
 from visalign.draws import generator
-from visalign.jobs import denoising
 from visalign.playground import captions, world
 from visalign.playground.voters import Voters
 from visalign.records import Preference
@@ -22,12 +21,12 @@ NOISE = 0.2  # deviation of the noisy scorer's error, on utilities in [0, 1]
 
 def votes(folder: Path) -> Path:
     """The votes that ship with the playground: the best of four candidates against the worst."""
-    return denoising.votes()
+    return playground.shipped_votes()
 
 
 def shipped() -> list[Preference]:
     """Those records, their items as absolute references."""
-    path = denoising.votes()
+    path = playground.shipped_votes()
     root = sources.root(path)
     return [replace(each, items=tuple(str(root / item) for item in each.items)) for each in sources.open_source(path)]
 

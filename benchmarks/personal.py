@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from visalign import playground
 from visalign.data import sources
 from visalign.evaluation import personal as measured
-from visalign.jobs import denoising
 from visalign.playground import electorate, users
 from visalign.playground.electorate import Candidates
 from visalign.playground.users import User
@@ -190,7 +190,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--features", nargs="+", default=["checker", "playground_hps"])
     given = asked.parse_args()
-    path = denoising.votes()
+    path = playground.shipped_votes()
     candidates = Candidates.of(sources.open_source(path), sources.root(path))
     found = {name: compared(name, candidates) for name in given.features}
     ceiling = best_possible(candidates)

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from visalign import config, demo
+from visalign import config, demo, playground
 from visalign.cli.playground import rendered
 from visalign.cli.screen import Screen
 from visalign.data import album, media, store
 from visalign.images import load
-from visalign.jobs import denoising
 from visalign.playground import corpus
 from visalign.playground.voters import Voters
 
@@ -50,16 +49,17 @@ def test_an_album_gives_every_picture_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_the_shipped_votes_are_whole_and_never_about_held_out_prompts() -> None:
-    records = store.read(denoising.votes())
+    records = store.read(playground.shipped_votes())
     assert len(records) == demo.PROMPTS
-    assert sum(file.stat().st_size for file in denoising.votes().parent.iterdir()) < 3_000_000
+    assert sum(file.stat().st_size for file in playground.shipped_votes().parent.iterdir()) < 3_000_000
     assert not set(corpus.prompts("heldout", demo.HELD_OUT)) & {record.prompt for record in records}
     assert {float(record.scores.sum()) for record in records} == {6.0}
 
 
 def test_the_votes_that_ship_are_those_that_the_stated_voters_cast() -> None:
-    for record in store.read(denoising.votes())[::40]:
-        drawn = np.stack([np.asarray(load(media.fetch(item, denoising.votes().parent))) for item in record.items])
+    root = playground.shipped_votes().parent
+    for record in store.read(playground.shipped_votes())[::40]:
+        drawn = np.stack([np.asarray(load(media.fetch(item, root))) for item in record.items])
         assert demo.ballot(record.prompt, record.items, record.seeds, drawn, seed=0) == record
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from rehearsal import digest, losses
 
-from visalign import cli, config, jobs
+from visalign import cli, config, jobs, playground
 from visalign.answering import Answerer
 from visalign.answering import Settings as How
 from visalign.cli.screen import Screen
@@ -136,10 +136,10 @@ def test_votes_without_scores_are_refused_before_a_picture_is_read(root: Path, t
     assert trained(settings(root, tmp_path / "run", f"data.path={tied}", *how)).left_out == {"tie": 7}
 
 
-@pytest.mark.parametrize("given", ["playground", str(denoising.votes())])
+@pytest.mark.parametrize("given", ["playground", str(playground.shipped_votes())])
 def test_nothing_is_kept_beside_records_that_ship_with_the_package(root: Path, tmp_path: Path, given: str) -> None:
     shipped = settings(root, tmp_path, "data.cache=null", f"data.path={given}")
-    assert denoising.cache_of(shipped, denoising.votes().parent) == Path("runs/playground_cache")
+    assert denoising.cache_of(shipped, playground.shipped_votes().parent) == Path("runs/playground_cache")
     own = settings(root, tmp_path, "data.cache=null")
     assert denoising.cache_of(own, root / "data") == root / "data" / "visalign-cache"
     assert denoising.cache_of(settings(root, tmp_path), root / "data") == root / "cache"

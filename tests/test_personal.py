@@ -22,8 +22,8 @@ from visalign.data import sources, store
 from visalign.diffusion import personal
 from visalign.diffusion.personal import Vote
 from visalign.evaluation import personal as measured
-from visalign.jobs.denoising import votes as shipped
 from visalign.playground import electorate, users
+from visalign.playground import shipped_votes as shipped
 from visalign.records import DataError, Preference
 from visalign.scorers.ideals import (
     GeneralPreference,

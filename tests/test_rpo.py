@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from visalign import config, transforms
+from visalign import config, playground, transforms
 from visalign.batches import Anchored, Condition
 from visalign.data import store
 from visalign.draws import Draws
@@ -172,8 +172,8 @@ def test_a_run_is_stopped_by_its_validations_and_publishes_the_best(tmp_path: Pa
     from visalign.models.folder import Folder
 
     model = Path(Folder.open("playground").path)
-    votes = store.read(denoising.votes())[:8]
-    root = denoising.votes().parent
+    votes = store.read(playground.shipped_votes())[:8]
+    root = playground.shipped_votes().parent
     listed = [replace(each, items=tuple(str(root / item) for item in each.items[:2]), scores=np.array([1.0, 0.5]),
                       seeds=(), models=(), key="") for each in votes]  # fmt: skip
     store.write(listed, tmp_path / "records.jsonl")

@@ -52,7 +52,7 @@ class Finished:
 def walk(out: Path, screen: denoising.Screen, *, seed: int = 0, fresh: bool = False) -> Finished:
     """Do every stage in `out`; `fresh` draws candidates and votes anew rather than use those shipped."""
     began = time.perf_counter()
-    votes = elected(out / "votes", screen, seed) if fresh else denoising.votes()
+    votes = elected(out / "votes", screen, seed) if fresh else playground.shipped_votes()
     outcomes = {name: trained(recipe, out / name, votes, seed, screen) for name, recipe in METHODS.items()}
     found = evaluated({name: each.run.out for name, each in outcomes.items()}, screen)
     seconds = time.perf_counter() - began

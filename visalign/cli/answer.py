@@ -48,16 +48,17 @@ def run(given: Any) -> int:
     """Answer with every model what has no answer by it yet; the worst of their exit codes."""
     from pathlib import Path
 
-    from .. import answering
+    from .. import answering, playground
     from ..data.questions import questions
-    from ..jobs import denoising, dialogues
+    from ..jobs import dialogues
     from .screen import Screen
 
     if given.batch < 1:
         raise words.UsageError(f"--batch must be at least 1, got {given.batch}")
     how = answering.Settings(given.max_new_tokens, given.temperature, given.top_p, given.seed)
     images = Path(given.images).expanduser() if given.images else None
-    named = str(denoising.votes(dialogues.SHIPPED)) if given.questions == "playground" else given.questions
+    shipped = given.questions == "playground"
+    named = str(playground.shipped_votes(dialogues.SHIPPED)) if shipped else given.questions
     asked, screen = questions(named, pictures=images, format=given.format), Screen()
     return max(ask(given, model, asked, out, how, screen) for model, out in files(given).items())
 

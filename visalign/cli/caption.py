@@ -23,15 +23,14 @@ def add(commands: words.Commands) -> None:
 def run(given: Any) -> int:
     """Caption the winner and the loser of every record that has them."""
     from dataclasses import replace
-    from pathlib import Path
 
+    from .. import playground
     from ..data import captions, media, sources, store
-    from ..jobs import denoising
     from .screen import Screen
 
     words.at_least_one(given, "batch")
     screen, out = Screen(), words.out_file(given.out)
-    path = denoising.votes() if given.records == "playground" else Path(given.records).expanduser()
+    path = playground.found(given.records, "records.parquet")
     records, root = sources.open_source(path), sources.root(path)
     how = captions.Dual(given.mode, *writers(given))
     with screen.stage(f"caption in mode {given.mode}") as stage:

@@ -26,15 +26,16 @@ def run(given: Any) -> int:
     """Read the answers, pair them, write the pairs and say what was left out."""
     from pathlib import Path
 
+    from .. import playground
     from ..answering import distilled
     from ..data import answers, sources, store
-    from ..jobs import denoising, dialogues
+    from ..jobs import dialogues
     from ..records import DataError
     from .screen import Screen
 
     screen, out = Screen(), Path(given.out)
     form = distilled.Form(given.form, given.loose)
-    path = denoising.votes(dialogues.SHIPPED) if given.records == "playground" else Path(given.records).expanduser()
+    path = playground.found(given.records, dialogues.SHIPPED)
     records, root = sources.open_source(path), sources.root(path)
     said = answers.several([Path(each).expanduser() for each in given.answers])
     made = distilled.distilled(records, said, form, root, out.parent, most=given.most)

@@ -42,13 +42,14 @@ def run(given: Any) -> int:
     """Make answers up, going on where an interrupted call stopped; write the pairs and say how they came about."""
     from pathlib import Path
 
+    from .. import playground
     from ..answering import hallucinations
     from ..data import sources, store
-    from ..jobs import denoising, dialogues
+    from ..jobs import dialogues
     from .screen import Screen
 
     screen, out, how = Screen(), Path(given.out), settings(given)
-    path = denoising.votes(dialogues.SHIPPED) if given.records == "playground" else Path(given.records).expanduser()
+    path = playground.found(given.records, dialogues.SHIPPED)
     records, root = sources.open_source(path)[: given.limit], sources.root(path)
     with screen.stage(f"open {given.model}"):
         maker, fingerprint = opened(given, how)

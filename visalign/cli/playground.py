@@ -162,14 +162,14 @@ def elect(given: Any) -> int:
     """Let simulated users vote on candidates; write records that name their user."""
     from pathlib import Path
 
+    from .. import playground
     from ..data import sources, store
-    from ..jobs import denoising
     from ..playground import electorate, users
     from .screen import Screen
     from .users import placed
 
     screen, out = Screen(), Path(given.out)
-    votes = Path(given.records) if given.records else denoising.votes()
+    votes = Path(given.records) if given.records else playground.shipped_votes()
     root = sources.root(votes)
     people = users.users(given.first + given.count)[given.first :]
     with screen.stage(f"{given.count} users vote", total=given.count * given.votes) as stage:

@@ -46,15 +46,14 @@ def add(commands: words.Commands) -> None:
 def run(given: Any) -> int:
     """Embed or score every picture, divide, and write the records."""
     from dataclasses import replace
-    from pathlib import Path
 
+    from .. import playground
     from ..data import halves, media, sources, store
-    from ..jobs import denoising
     from .screen import Screen
 
     words.at_least_one(given, "batch")
     screen, out = Screen(), words.out_file(given.out)
-    path = denoising.votes() if given.records == "playground" else Path(given.records).expanduser()
+    path = playground.found(given.records, "records.parquet")
     features, reward = rewarding(given, screen)
     pairs, root = halves.twos(sources.open_source(path)), sources.root(path)
     places = [(record, item) for record in pairs for item in record.items]

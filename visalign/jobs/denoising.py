@@ -23,7 +23,6 @@ from ..models.attention import Resolution
 from ..models.denoiser import NetworkDenoiser
 from ..models.folder import DTYPES, Folder
 from ..models.users import Shape
-from ..playground import votes as votes
 from ..records import Preference
 from ..training import engine
 from ..training.distributed import Ranks
@@ -188,7 +187,7 @@ def read_records(
 
 def cache_of(run: Run, root: Path) -> Path:
     """Where what can be used again is kept: beside the records, or below SCRATCH for those of the package itself."""
-    return run.data.cache or (SCRATCH if root == votes().parent else root / "visalign-cache")
+    return run.data.cache or (SCRATCH if root == playground.shipped_votes().parent else root / "visalign-cache")
 
 
 def encoded_once(

@@ -22,14 +22,14 @@ def moving_folder() -> Path:
     return Path(__file__).resolve().parent / "weights" / "moving"
 
 
-def votes(file: str = "records.parquet") -> Path:
+def shipped_votes(file: str = "records.parquet") -> Path:
     """Simulated votes that ship: on pictures, of moving.parquet on segments of clips, of seeing.parquet on answers."""
     return Path(__file__).resolve().parent / "votes" / file
 
 
 def found(path: str, file: str) -> Path:
     """Where records are that a recipe calls `path`: "playground" is the shipped `file` of votes."""
-    return votes(file) if path == "playground" else Path(path).expanduser()
+    return shipped_votes(file) if path == "playground" else Path(path).expanduser()
 
 
 SHIPPED = {"playground": folder, "playground_moving": moving_folder}  # what draws, by the names that commands know
