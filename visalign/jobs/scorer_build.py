@@ -59,6 +59,8 @@ def build(folder: Path, screen: Screen, *, seed: int = 0, plan: Plan | None = No
     votes = elected(folder / "votes", plan, seed, screen)
     changes = (f"data.path={votes}", f"model.folder={start}", f"out={folder / 'reward'}", f"seed={seed}")
     outcome = rewards.train(config.load("playground_reward", [*plan.changes, *changes]), screen)
+    if outcome.summary.stopped == "signal":
+        raise KeyboardInterrupt
     temperature = calibrated(outcome.weights, seed, plan.calibration)
     screen.say(f"a gap of {temperature:.4f} in the cosine is e : 1 in favour")
     return shipped(outcome.weights, start, folder / "scorer", temperature)
