@@ -23,12 +23,14 @@ from torch import Tensor, nn
 
 from . import moving_corpus
 from .build import Saved, cosine, latents, prefixed
-from .moving import FRAMES
-from .moving_networks import new_unet, text_encoder, tokenizer, vae, write
+from .moving import FRAMES, parse
+from .moving_networks import MOVING_SCHEDULE, new_unet, number_frames, text_encoder, tokenizer, vae, write
 from .networks import SCHEDULE, tokenized
 
 Say = Callable[[str], None]
 WARMUP = 100  # steps over which the rate rises
+LOW = 0.8  # of the rate, where the last stage begins
+GENTLE = 0.5  # of the rate, where motion is learned
 STILL_SPAN = 500  # steps over which the rate of the still stage would fall to nothing
 
 
@@ -39,9 +41,16 @@ class Plan:
     clips: int = 8_000
     still_steps: int = 200
     still_batch: int = 64  # single frames
-    steps: int = 1_500
+    clip_steps: int = 1_450  # on the still base's schedule
+    noisy_steps: int = 600  # on their own, which ends in pure noise
+    late_steps: int = 900  # mostly near that end
+    numbered_steps: int = 450  # the same once frames are numbered
+    fast_steps: int = 250  # of one fast thing alone, from pure noise
+    every_steps: int = 450  # of all again
+    whole_steps: int = 800  # at all times, to settle
+    steps: int = 600  # once more
     batch: int = 8  # clips
-    falling: float = 0.3  # share of the steps at the end over which the rate falls to nothing
+    falling: float = 0.7  # share of these steps at the end over which the rate falls to nothing
     rate: float = 1.0e-3
     dropout: float = 0.1  # share of captions left empty, for classifier-free guidance
     average: float = 0.998  # decay of the weights' moving average, which is what ships
@@ -56,6 +65,7 @@ class Corpus:
     std: Tensor
     tokens: Tensor  # (n, 24)
     empty: Tensor  # (1, 24)
+    fast: Tensor  # rows of clips of one thing that moves fast
 
 
 def build(folder: Path, seed: int = 0, plan: Plan | None = None, say: Say = print) -> Path:
@@ -87,7 +97,9 @@ def examples(coder: Any, reader: Any, count: int, seed: int, rooms: Path, say: S
     found, texts = load_file(kept), captions_of(kept)
     scale = float(coder.config.scaling_factor)
     mean, std = (found[name].float() * scale for name in ("mean", "std"))
-    return Corpus(mean, std, tokenized(reader, texts), tokenized(reader, [""]))
+    asked = [parse(text) for text in texts]
+    fast = torch.tensor([row for row, each in enumerate(asked) if each.motion.fast and len(each.scene.things) == 1])
+    return Corpus(mean, std, tokenized(reader, texts), tokenized(reader, [""]), fast)
 
 
 def captions_of(path: Path) -> list[str]:
@@ -108,23 +120,80 @@ def encoded(coder: Any, seed: int, rows: range) -> tuple[Tensor, Tensor, list[st
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: how many frames of a clip are shown, how many at once, and the rate's share by step."""
+    """A part of the training: how many frames of a clip are shown, how many at once, and the rate's share by step.
+
+    Of its times, see TIMES.
+    """
 
     name: str
     frames: int
     batch: int
     steps: int
     share: Callable[[int], float]
+    times: str = "even"
+    numbered: bool = False  # whether frames are numbered before it begins
+    fast: bool = False  # of Corpus.fast alone
 
 
-def stages(plan: Plan) -> tuple[Stage, Stage]:
-    """Single frames first, broken off while the rate is high; then clips, of which the last steps settle."""
-    still = Stage("still", 1, plan.still_batch, plan.still_steps, lambda step: cosine(step, STILL_SPAN, WARMUP))
+def even(count: int, draw: torch.Generator) -> Tensor:
+    """(count,) times of which none is likelier."""
+    return torch.randint(0, 1000, (count,), generator=draw)
 
-    def share(step: int) -> float:
-        return min(1.0, (step + 1) / WARMUP, (plan.steps - step) / (plan.falling * plan.steps))
 
-    return still, Stage("moving", FRAMES, plan.batch, plan.steps, share)
+def growing(count: int, draw: torch.Generator) -> Tensor:
+    """(count,) times whose density grows with the noise."""
+    return (torch.rand(count, generator=draw).sqrt() * 1000).long().clamp(max=999)
+
+
+def late(count: int, draw: torch.Generator) -> Tensor:
+    """(count,) times, three of four where a clip is all but noise: there alone the caption says what moves where."""
+    some = torch.rand(count, generator=draw)
+    return (torch.where(some < 0.25, 4 * some, 0.85 + 0.2 * (some - 0.25)) * 1000).long().clamp(max=999)
+
+
+def last(count: int, draw: torch.Generator) -> Tensor:
+    """(count,) times of pure noise."""
+    return torch.full((count,), 999)
+
+
+TIMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
+    "even": even,
+    "growing": growing,
+    "late": late,
+    "last": last,
+}
+
+
+def stages(plan: Plan) -> tuple[Stage, ...]:
+    """Single frames, then clips, ever more of them in noise; the rate falls in the last two stages.
+
+    Which way a thing moves hangs on a word and the frame's number together, of which neither says anything by itself.
+    That is learned late: so frames are numbered, and fast things are shown alone for a while.
+    """
+
+    def rising(step: int) -> float:
+        return min(1.0, (step + 1) / WARMUP)
+
+    def settling(step: int) -> float:
+        return min(rising(step), (plan.whole_steps - step) / (plan.falling * plan.whole_steps))
+
+    def ending(step: int) -> float:
+        return LOW * min(rising(step), 1 - step / plan.steps)
+
+    def gentle(step: int) -> float:
+        return GENTLE * rising(step)
+
+    return (
+        Stage("still", 1, plan.still_batch, plan.still_steps, lambda step: cosine(step, STILL_SPAN, WARMUP)),
+        Stage("clips", FRAMES, plan.batch, plan.clip_steps, rising),
+        Stage("noisy", FRAMES, plan.batch, plan.noisy_steps, rising, "growing"),
+        Stage("late", FRAMES, plan.batch, plan.late_steps, rising, "late"),
+        Stage("numbered", FRAMES, plan.batch, plan.numbered_steps, rising, "late", numbered=True),
+        Stage("fast", FRAMES, plan.batch, plan.fast_steps, gentle, "last", fast=True),
+        Stage("every", FRAMES, plan.batch, plan.every_steps, gentle, "late"),
+        Stage("whole", FRAMES, plan.batch, plan.whole_steps, settling, "growing"),
+        Stage("moving", FRAMES, plan.batch, plan.steps, ending, "growing"),
+    )
 
 
 def train(
@@ -133,12 +202,15 @@ def train(
     """Both networks together on v-prediction; they are left with their averaged weights."""
     from diffusers import DDIMScheduler
 
-    alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
+    alphas = DDIMScheduler(**(SCHEDULE if stage.times == "even" else MOVING_SCHEDULE)).alphas_cumprod
+    if stage.numbered:
+        number_frames(unet)
     draw, named = torch.Generator(), learning(unet, text, stage)
     saved = Saved(rooms / f"{stage.name}.safetensors", named, plan.rate, 0.01, (0.9, 0.99), plan.average)
     for step in saved.steps(stage.steps, plan.save_every, seed, draw):
         x0, told = batch(text, corpus, stage, plan.dropout, draw)
-        noise, t = torch.randn(x0.shape, generator=draw), torch.randint(0, 1000, (len(x0),), generator=draw)
+        noise = torch.randn(x0.shape, generator=draw)
+        t = TIMES[stage.times](len(x0), draw)
         a, s = (each[t].sqrt()[:, None, None, None, None] for each in (alphas, 1 - alphas))
         answer = unet(a * x0 + s * noise, t, told).sample
         loss = (answer - (a * noise - s * x0)).square().mean()
@@ -156,7 +228,8 @@ def learning(unet: Any, text: Any, stage: Stage) -> dict[str, nn.Parameter]:
 
 def batch(text: Any, corpus: Corpus, stage: Stage, dropout: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Drawn latents (n, 4, f, 8, 8) and what is told about each frame (n * f, 24, 128)."""
-    rows = torch.randint(0, len(corpus.mean), (stage.batch,), generator=draw)
+    pool = corpus.fast if stage.fast else torch.arange(len(corpus.mean))
+    rows = pool[torch.randint(0, len(pool), (stage.batch,), generator=draw)]
     first = int(torch.randint(0, FRAMES - stage.frames + 1, (), generator=draw))
     mean, std = (each[rows, :, first : first + stage.frames] for each in (corpus.mean, corpus.std))
     dropped = torch.rand(len(rows), generator=draw) < dropout

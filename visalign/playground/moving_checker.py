@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.special import expit
 
 from . import checker
@@ -19,8 +20,8 @@ from .moving import WAYS, Moving, parse
 from .world import SHAPES, SIDE
 
 ASPECTS = (*checker.ASPECTS, "motion")
-SLOWEST, FASTER = 0.4, 1.8  # pixels per frame along the way: less is no motion, more is fast
-ASTRAY, JUMP = 0.7, 2.2  # pixels per frame: of a clip across the way, and of a step off the clip's own pace
+SLOWEST, FASTER = 0.3, 1.7  # pixels per frame along the way: less is no motion, more is fast
+ASTRAY, JUMP = 0.7, 3.5  # pixels per frame: of a clip across the way, and of a step off the clip's own pace
 SURE = 0.5  # of 1: how much a thing must look like the one that moves, or stand where that should
 Table = NDArray[np.float64]
 
@@ -108,12 +109,17 @@ def steps_of(places: Table) -> Table:
 
 
 def motion(steps: Table, wanted: Moving) -> Table:
-    """How well each of f frames moves as it should, (f,) in [0, 1], from its steps (f - 1, 2): the worse of the two."""
+    """How well each of f frames moves as it should, (f,) in [0, 1], from its steps (f - 1, 2): the worse of the two.
+
+    A pace may be uneven: a step's way is that of three together.
+    """
     way = np.array(WAYS[wanted.motion.way], dtype=np.float64)
-    along, usual = steps @ way, np.median(steps, axis=0)
+    usual = np.median(steps, axis=0)
     off = np.hypot(*(steps - usual).T)
+    steady = np.where(off[:, None] < JUMP, steps, usual)  # a jump is wrong by itself, not the steps beside it
+    along = ndimage.uniform_filter1d(steady @ way, 3, mode="nearest")
     good = expit((along - SLOWEST) / 0.06) * expit((JUMP - off) / 0.15)
     whole = expit((ASTRAY - abs(usual @ way[::-1])) / 0.08)
     if wanted.motion.fast:
-        whole *= expit((usual @ way - FASTER) / 0.05)
+        whole *= expit((steady.mean(0) @ way - FASTER) / 0.04)
     return np.asarray(whole * np.minimum(np.append(good, 1.0), np.append(1.0, good)))

@@ -38,7 +38,7 @@ VOTED = {"first": 1.0, "second": 0.0, "tie": 0.5}
 class Plan:
     """How much of everything; the defaults are what made the shipped votes."""
 
-    pairs: int = 360
+    pairs: int = 300
     levels: tuple[float, float] = (0.65, 0.80)  # share of noise that both clips of a pair begin with
     steps: int = STEPS
     guidance: float = MOVING_GUIDANCE
