@@ -1,5 +1,6 @@
 """How the moving playground's model is made: the still base thinned and taught single frames, then clips.
 
+    visalign playground build --only moving --out FOLDER
     python -m visalign.playground.moving_build FOLDER [--seed 0]     (about an hour on one core)
 
 Seeded and resumable: each stage keeps its state (safetensors) under FOLDER/.building and goes on from it. The result is

@@ -37,6 +37,7 @@ def vae() -> Any:
     from diffusers import AutoencoderKL
 
     found = AutoencoderKL.from_pretrained(folder() / "vae", torch_dtype=torch.float32)
+    found.register_to_config(_name_or_path="")  # or what is saved of it names a place on this machine
     return found.eval().requires_grad_(False)
 
 
