@@ -321,3 +321,9 @@ def test_type_checkers_see_what_is_registered(room: str, kind: str) -> None:
     tree = Source(f"{room}/__init__.py").tree
     shown = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert sorted(shown - {None}, key=str) == registry.attributes(kind, f"visalign.{room}")
+
+
+def test_shipped_files_name_no_folder_of_a_machine() -> None:
+    for file in (ROOT / "visalign" / "playground" / "weights").rglob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r'"(/|~|[A-Z]:\\)', text), f"{file} names a folder of the machine that made it"
