@@ -60,6 +60,14 @@ def settings(names: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str
     return found
 
 
+def moves(scorer: Scorer) -> bool:
+    """Whether it looks at clips and not at pictures, as far as it says."""
+    from ..scoring import Specified
+
+    reads = scorer.spec.reads if isinstance(scorer, Specified) else ()
+    return "video" in reads and "image" not in reads
+
+
 def _made(name: str, asked: dict[str, Any], given: Any) -> Scorer:
     import inspect
 

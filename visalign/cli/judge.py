@@ -142,14 +142,18 @@ def opened(record: Preference, i: int, j: int, root: Path) -> tuple[tuple[Sample
     return (one, other), (size, other_size)
 
 
-def shown(record: Preference, item: str, root: Path) -> tuple[Sample, float]:
-    """An item as a sample with its size: bytes of a picture's file, words of an answer. Raises ImageError."""
-    from ..data import media
+def shown(record: Preference, item: str, root: Path, *, moves: bool = False) -> tuple[Sample, float]:
+    """An item as a sample with its size: bytes of a picture's file, frames of a clip where it `moves`, words of an
+    answer. Raises ImageError."""
+    from ..data import clips, media
     from ..scoring import Sample
 
     source = media.fetch(record.media[0], root) if record.media else None
     if record.answers:
         return Sample(record.prompt, answer=item, user=record.user, source=source), len(item.split())
+    if moves:
+        frames = clips.frames(item, root)
+        return Sample(record.prompt, video=frames, user=record.user, source=source), len(frames)
     content = media.fetch(item, root)
     return Sample(record.prompt, image=content, user=record.user, source=source), len(content)
 

@@ -66,7 +66,7 @@ def label(
     reasons: list[str] = []
     with screen.stage(f"judge with {scorer.name}", total=len(places)) as stage:
         for start in range(0, len(places), batch):
-            said, why = judged(scorer, list(samples(places[start : start + batch], root)))
+            said, why = judged(scorer, list(samples(places[start : start + batch], root, moves=chosen.moves(scorer))))
             values, reasons = values + said, reasons + why
             stage(len(values))
     made = labelled(records, values, scorer.name, root, out.parent)
@@ -109,13 +109,13 @@ def bare(folder: Path) -> list[Preference]:
     return [Preference(prompt, tuple(names)) for prompt, names in items.items()]
 
 
-def samples(places: Sequence[tuple[Preference, str]], root: Path) -> Iterator[Sample | str]:
+def samples(places: Sequence[tuple[Preference, str]], root: Path, *, moves: bool = False) -> Iterator[Sample | str]:
     """Items of records as samples, or why one cannot be opened."""
     from ..images import ImageError
 
     for record, item in places:
         try:
-            yield judge.shown(record, item, root)[0]
+            yield judge.shown(record, item, root, moves=moves)[0]
         except ImageError as error:
             yield str(error)
 

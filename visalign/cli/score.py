@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from ..data.inputs import Input
     from ..data.scored import Row, ScoreFile
-    from ..images import ImageError, Picture
     from ..scoring import Scorer, Scores
     from .screen import Screen
 
@@ -72,9 +71,12 @@ def _score(
     """Picture and prompt of everything at the paths, once it is in the file."""
     from itertools import chain
 
+    from ..data import clips
     from ..data.inputs import inputs
+    from ..data.sources import PICTURES
 
-    found = chain.from_iterable(inputs(path, file.own) for path in paths)
+    endings = (*PICTURES, *clips.ENDINGS) if any(map(chosen.moves, scorers)) else PICTURES
+    found = chain.from_iterable(inputs(path, file.own, endings) for path in paths)
     with screen.stage("score") as stage:
         for part in batches(prompted(found, given, any(map(reads_prompts, scorers)))):
             for scorer in scorers:
@@ -120,21 +122,28 @@ def rows(scorer: Scorer, found: Sequence[Input]) -> list[Row]:
     from ..images import ImageError
     from ..scoring import Sample
 
-    read = [_read(each) for each in found]
+    moves = chosen.moves(scorer)
+    read = [_read(each, moves) for each in found]
     lost = {row: str(each) for row, each in enumerate(read) if isinstance(each, ImageError)}
+    seen = "video" if moves else "image"
     samples = [
-        Sample(one.prompt or "", image=None if isinstance(each, ImageError) else each)
+        Sample(one.prompt or "", **({} if isinstance(each, ImageError) else {seen: each}))
         for one, each in zip(found, read, strict=True)
     ]
     said = scorer.score(samples)
     return [_row(scorer.name, each, said, row, lost.get(row)) for row, each in enumerate(found)]
 
 
-def _read(found: Input) -> Picture | ImageError:
+def _read(found: Input, moves: bool) -> Any:
+    """A picture, the path or the frames of a clip, or why there is none."""
+    from pathlib import Path
+
+    from ..data.clips import Clip
     from ..images import ImageError
 
     try:
-        return found.read()
+        content = found.read()
+        return Clip(Path(found.name), (content,)).decoded()[0] if moves and isinstance(content, bytes) else content
     except ImageError as error:
         return error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -34,13 +34,16 @@ class Input:
     prompt: str | None  # None: nothing beside it says
 
 
-def inputs(path: Path, but: Collection[Path] = ()) -> Iterator[Input]:
-    """Every picture at a path, in order of name; files in `but` are not looked at. Raises DataError, or Misuse."""
+def inputs(path: Path, but: Collection[Path] = (), endings: Sequence[str] = PICTURES) -> Iterator[Input]:
+    """Every picture at a path, in order of name; files in `but` are not looked at. Raises DataError, or Misuse.
+
+    `endings` are those of files that are looked at by themselves: of pictures, or of clips too.
+    """
     if not path.exists():
         raise Misuse(f"no such file or folder: {path}")
     if path.is_dir():
-        return _folder(path, {each.resolve() for each in but})
-    if path.suffix.lower() in PICTURES:
+        return _folder(path, {each.resolve() for each in but}, endings)
+    if path.suffix.lower() in endings:
         return iter([_file(path)])
     if path.suffix == ".tar":
         return _tar(path)
@@ -51,17 +54,17 @@ def inputs(path: Path, but: Collection[Path] = ()) -> Iterator[Input]:
     raise DataError(f"{path} is no picture, .tar, .parquet or .jsonl file")
 
 
-def _folder(path: Path, but: Collection[Path]) -> Iterator[Input]:
+def _folder(path: Path, but: Collection[Path], endings: Sequence[str]) -> Iterator[Input]:
     """Pictures in it and below; or its shards, tables and records, if it has any."""
     if (path / "win").is_dir() and (path / "lose").is_dir():
         yield from _records(path)
         return
     packed = [file for file in sorted(path.iterdir()) if file.suffix in PACKED and file.resolve() not in but]
-    found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURES and file.is_file()]
+    found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in endings and file.is_file()]
     if packed and found:
         raise DataError(f"{path} holds pictures and {packed[0].name}: name the files that are meant")
     if not packed and not found:
-        raise DataError(f"{path} holds no pictures ({', '.join(PICTURES)}), .tar, .parquet or .jsonl file")
+        raise DataError(f"{path} holds no pictures ({', '.join(endings)}), .tar, .parquet or .jsonl file")
     for file in packed:
         yield from inputs(file)
     yield from map(_file, found)
