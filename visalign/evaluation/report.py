@@ -142,7 +142,7 @@ def enlarged(picture: Picture, smallest: int = SMALLEST) -> Picture:
 
 
 def strip(picture: Picture, count: int = STRIP) -> Picture:
-    """A picture as it is; of a clip at most `count` frames in a row, evenly apart, the first and the last among them."""
+    """A picture as it is; of a clip at most `count` frames in a row, evenly apart from the first to the last."""
     if picture.ndim == 3:
         return picture
     chosen = np.linspace(0, len(picture) - 1, min(count, len(picture))).round().astype(int)
