@@ -7,8 +7,8 @@ Trainings from one base, of as many pairs, steps and learning rate (Wu et al., a
 is Diffusion-DPO on pairs from two noises, `structural` is Diffusion-DPO on the shipped pairs, both drawn from one real
 clip, `dense` is DenseDPO on those, and `loose`, which the paper has not, is DenseDPO on the pairs of `vanilla`. Voters
 label segments everywhere; for Diffusion-DPO a clip is better if more of its segments are. All draw the same held-out
-prompts from the same seeds. A cell a row and seed is written to benchmarks/results/dense/, the figure to
-docs/images/dense_claims.png.
+prompts from the same seeds. A cell a row and seed is written to benchmarks/results/dense/, a sheet of clips
+to runs/dense/sheet.png.
 """
 
 from __future__ import annotations
@@ -125,30 +125,36 @@ def against(row: str, other: str, name: str) -> Interval:
     return mean(gap[known], one["prompt"][known].tolist())
 
 
+def measured_rows() -> list[str]:
+    """The rows that have a cell, the base first."""
+    return [row for row in ("base", *ROWS) if any(CELLS.glob(f"{row}.*json"))]
+
+
 def table() -> report.Table:
     """A row a model: its means, and its win rate against the base by the checker's score."""
     base = read("base")
     rows = []
-    for row in ("base", *ROWS):
+    for row in measured_rows():
         found = read(row)
         gap = found["score"] - np.resize(base["score"], found["score"].shape)
         win = "—" if row == "base" else str(win_rate((np.sign(gap) + 1) / 2, found["prompt"].tolist()))
-        rows.append([row, *(f"{np.nanmean(found[name]):.3f}" for name in TOLD), win])
-    seeds = len(read("dense")["score"]) // HELD_OUT
-    note = f"{HELD_OUT} held-out prompts, {seeds} seeds of training. Brackets are 95 % intervals over prompts."
-    return report.Table("Moving shapes", ["model", *TOLD.values(), "win rate against the base"], rows, note)
+        trained = str(len(found["score"]) // HELD_OUT)
+        rows.append([row, trained, *(f"{np.nanmean(found[name]):.3f}" for name in TOLD), win])
+    note = f"{HELD_OUT} held-out prompts. Brackets are 95 % intervals over prompts."
+    return report.Table("Moving shapes", ["model", "seeds", *TOLD.values(), "win rate against the base"], rows, note)
 
 
 def figure() -> Path:
-    """The first held-out prompts, drawn by the base and by each row of the first seed."""
+    """The first held-out prompts, drawn by the base and by each row's first seed that is still on the disk."""
     prompts = moving.prompts("heldout", SHOWN)
-    kept = {"base": OUT / "base.npy", **{row: OUT / f"{row}.0" / "held_out.npy" for row in ROWS}}
-    clips = {name: np.load(file, allow_pickle=False) for name, file in kept.items()}
+    kept = {"base": OUT / "base.npy"}
+    kept |= {row: min(OUT.glob(f"{row}.*/held_out.npy"), default=OUT) for row in measured_rows()[1:]}
+    clips = {name: np.load(file, allow_pickle=False) for name, file in kept.items() if file.is_file()}
     cards = [
         report.Card(prompt, [report.Shot(name, each[place]) for name, each in clips.items()])
         for place, prompt in enumerate(prompts)
     ]
-    path = HERE.parent / "docs" / "images" / "dense_claims.png"
+    path = OUT / "sheet.png"
     path.write_bytes(report.png(report.contact_sheet(cards, across=1)))
     return path
 
@@ -166,7 +172,10 @@ def main() -> None:
         for seed in [0] if row == "base" else given.seeds:
             cell(row, seed, screen)
     screen.show(table())
-    for one, other in (("dense", "structural"), ("loose", "vanilla"), *((row, "base") for row in ROWS)):
+    there = measured_rows()
+    for one, other in (("dense", "structural"), ("loose", "vanilla"), *((row, "base") for row in there[1:])):
+        if one not in there or other not in there:
+            continue
         gaps = ", ".join(f"{TOLD[name]} {against(one, other, name)}" for name in TOLD)
         screen.say(f"{one} less {other}: {gaps}")
     screen.say(f"figure: {figure()}")
