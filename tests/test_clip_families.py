@@ -328,5 +328,5 @@ def test_clips_are_drawn_judged_on_and_trained_from_the_command_line(
     assert "forward of one clip" in capsys.readouterr().out
     assert main(["train", str(recipe), "data.frames=null"]) == 2
     assert "set data.frames" in capsys.readouterr().err
-    assert main(["compare", str(folder.path), str(run)]) == 2
-    assert "compare shows pictures" in capsys.readouterr().err
+    assert main(["compare", str(folder.path), "playground"]) == 2
+    assert "clips are compared with clips" in capsys.readouterr().err
