@@ -34,6 +34,8 @@ class Booth {
       if (name.value.trim()) rename(name.value.trim());
       name.value = rater();
       sessionStorage.removeItem('visalign-trial');
+      this.state = 'waiting'; // what is on the screen was asked of somebody else
+      this.ballot.replaceChildren();
       this.next();
     } });
     return el('footer', { class: 'vote-foot' }, el('div', { class: 'progress' }, this.bar, this.counted),
