@@ -1,4 +1,4 @@
-"""Pictures of transformers' folders, as diffusers' own pipelines draw them and as ours do."""
+"""What the tests of model folders share: pairs, a policy that left its reference, pictures as diffusers draws them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from diffusers import FluxPipeline
 
 from visalign.batches import Condition, Pairs
 from visalign.contract import Denoiser
+from visalign.diffusion import errors, noise_pairs
 from visalign.diffusion.sampling import generate, initial_noise
 from visalign.diffusion.source import Source
 from visalign.drawing import Drawer, Settings
@@ -36,6 +37,30 @@ def nudge(model: NetworkDenoiser, size: float = 0.02) -> None:
     with torch.no_grad():
         for parameter in model.trainable().values():
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def checkpointing_changes_no_bit(folder: Folder, batch: Pairs, **how: Any) -> None:
+    """The gradients of a LoRA with and without gradient checkpointing are equal; `how` goes to the denoiser."""
+    found = []
+    for checkpointing in (False, True):
+        model = folder.denoiser(train="lora", rank=2, checkpointing=checkpointing, **how).train()
+        nudge(model)
+        errors(model, noise_pairs(model.process, batch), batch.condition).policy.sum().backward()
+        found.append({name: each.grad for name, each in model.trainable().items() if each.grad is not None})
+    assert len(found[0]) == len(found[1]) > 0
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def batched_as_alone(folder: Folder, batch: Pairs, tolerance: float, **how: Any) -> None:
+    """Errors of a batch are those of its pairs one by one, to the tolerance."""
+    model = folder.denoiser(train="lora", rank=4, **how)
+    nudge(model)
+    together = errors(model, noise_pairs(model.process, batch), batch.condition)
+    for i in range(len(batch)):
+        one = part(batch, i)
+        alone = errors(model, noise_pairs(model.process, one), one.condition)
+        for found, expected in ((alone.policy, together.policy), (alone.reference, together.reference)):
+            assert torch.allclose(found, expected[[i, len(batch) + i]], atol=tolerance, rtol=0)
 
 
 def pipeline(folder: Folder, **changed: Any) -> Any:

@@ -53,6 +53,21 @@ class Bright:
         return 20 * x_t.flatten(1).mean(1)
 
 
+@dataclass
+class Recorded:
+    """A denoiser with written-down answers, for numbers that were computed by hand."""
+
+    policy_answer: Tensor
+    reference_answer: Tensor
+    process: Process
+
+    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.policy_answer
+
+    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.reference_answer
+
+
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
     "inversion_dpo": {"steps": 4, "points": 2},

@@ -14,13 +14,14 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.attention_processor import AttnProcessor2_0
+from drawn import checkpointing_changes_no_bit, nudge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from visalign.batches import Condition, Pairs, Segments
 from visalign.cli import main
 from visalign.data import clips, store
-from visalign.diffusion import errors, noise_pairs
+from visalign.diffusion import noise_pairs
 from visalign.diffusion.sampling import generate, initial_noise
 from visalign.draws import Draws
 from visalign.models import architectures, attention, cost
@@ -65,14 +66,6 @@ def pairs(folder: Folder) -> Pairs:
     condition = encoders.conditions(PROMPTS * 2, size_of(folder))
     draw = Draws(0, ("clip 0", "clip 1"), (0, 0))
     return Pairs(win, lose, condition, draw, torch.ones(2), torch.ones(2))
-
-
-def nudge(model: NetworkDenoiser, size: float = 0.02) -> None:
-    """Move everything trainable a little, so that the policy is no longer its reference."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 def pipeline(folder: Folder) -> Any:
@@ -145,15 +138,7 @@ def test_the_loss_begins_at_log_2_bit_for_bit_and_has_a_gradient(folder: Folder,
 
 
 def test_gradient_checkpointing_changes_no_bit_of_the_gradient(folder: Folder) -> None:
-    found = []
-    for checkpointing in (False, True):
-        model = folder.denoiser(train="lora", rank=2, checkpointing=checkpointing).train()
-        nudge(model)
-        batch = pairs(folder)
-        errors(model, noise_pairs(model.process, batch), batch.condition).policy.sum().backward()
-        found.append({name: each.grad for name, each in model.trainable().items() if each.grad is not None})
-    assert len(found[0]) == len(found[1]) > 0
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    checkpointing_changes_no_bit(folder, pairs(folder))
 
 
 def test_a_batch_of_two_is_two_batches_of_one(folder: Folder) -> None:

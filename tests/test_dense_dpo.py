@@ -21,7 +21,7 @@ from visalign.contract import Loss
 from visalign.diffusion import frame_error, noise_pairs, squared_error
 from visalign.draws import Draws
 from visalign.models.denoiser import NetworkDenoiser
-from visalign.process import Flow, Process
+from visalign.process import Flow
 from visalign.trainers import DenseDPO, DiffusionDPO
 from visalign.training import engine
 
@@ -41,21 +41,6 @@ def double(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-@dataclass
-class Recorded:
-    """A denoiser with written-down answers."""
-
-    policy_answer: Tensor
-    reference_answer: Tensor
-    process: Process
-
-    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.policy_answer
-
-    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.reference_answer
-
-
 def clips(labels: Any, shape: tuple[int, ...] = (1, 3, 1, 2)) -> Segments:
     """Pairs of clips (c, F, h, w) with these labels."""
     table = double(labels)
@@ -66,12 +51,12 @@ def clips(labels: Any, shape: tuple[int, ...] = (1, 3, 1, 2)) -> Segments:
     return Segments(first, second, told, draw, ones, (table != 0).sum(1).double(), labels=table)
 
 
-def published(labels: Any = LABELS, prediction: str = "flow") -> tuple[Segments, Recorded]:
+def published(labels: Any = LABELS, prediction: str = "flow") -> tuple[Segments, methods.Recorded]:
     """Clips, and a model whose answers miss the target by the errors above, whatever the path's target is."""
     batch, process = clips(labels), methods.process(prediction)
     target = noise_pairs(process, batch).target
     policy, reference = (target + double(each).reshape(4, 1, 3, 1, 2) for each in (POLICY, REFERENCE))
-    return batch, Recorded(policy.requires_grad_(), reference, process)
+    return batch, methods.Recorded(policy.requires_grad_(), reference, process)
 
 
 def mean(loss: Loss) -> Tensor:

@@ -13,10 +13,21 @@ import tiny
 import torch
 from diffusers import FluxPipeline
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry, attention_backend
-from drawn import PROMPTS, SIZE, drawer, noise_of, nudge, ours, pairs, part, pipeline, theirs
+from drawn import (
+    PROMPTS,
+    SIZE,
+    batched_as_alone,
+    checkpointing_changes_no_bit,
+    drawer,
+    noise_of,
+    nudge,
+    ours,
+    pairs,
+    pipeline,
+    theirs,
+)
 
 from visalign.batches import Condition
-from visalign.diffusion import errors, noise_pairs
 from visalign.diffusion.guidance import guided
 from visalign.diffusion.source import SpecError
 from visalign.models import attention, flux, users
@@ -161,26 +172,11 @@ def test_adapters_stand_at_every_projection_of_pictures_and_of_text(folder: Fold
 
 
 def test_a_batch_of_three_is_three_batches_of_one(folder: Folder) -> None:
-    model, batch = folder.denoiser(train="lora", rank=4, size=(16, 16)), pairs(folder, 3)
-    nudge(model)
-    together = errors(model, noise_pairs(model.process, batch), batch.condition)
-    for i in range(3):
-        one = part(batch, i)
-        alone = errors(model, noise_pairs(model.process, one), one.condition)
-        for found, expected in ((alone.policy, together.policy), (alone.reference, together.reference)):
-            assert torch.allclose(found, expected[[i, 3 + i]], atol=2e-6, rtol=0)
+    batched_as_alone(folder, pairs(folder, 3), 2e-6, size=(16, 16))
 
 
 def test_gradient_checkpointing_changes_no_bit_of_the_gradient(folder: Folder) -> None:
-    found = []
-    for checkpointing in (False, True):
-        model = folder.denoiser(train="lora", rank=2, checkpointing=checkpointing, size=(16, 16)).train()
-        nudge(model)
-        batch = pairs(folder)
-        errors(model, noise_pairs(model.process, batch), batch.condition).policy.sum().backward()
-        found.append({name: each.grad for name, each in model.trainable().items() if each.grad is not None})
-    assert len(found[0]) == len(found[1]) > 0
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    checkpointing_changes_no_bit(folder, pairs(folder), size=(16, 16))
 
 
 def test_a_lora_loads_in_plain_diffusers_and_draws_the_same(folder: Folder, tmp_path: Path) -> None:

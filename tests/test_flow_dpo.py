@@ -47,26 +47,11 @@ class Timed(Flow):
         return double(TIMES)
 
 
-@dataclass
-class Recorded:
-    """A denoiser with written-down answers."""
-
-    policy_answer: Tensor
-    reference_answer: Tensor
-    process: Flow
-
-    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.policy_answer
-
-    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.reference_answer
-
-
-def published() -> tuple[Pairs, Recorded]:
+def published() -> tuple[Pairs, methods.Recorded]:
     """Two pairs of latents of two numbers, and what policy and reference say of their velocities."""
     ones, draw = torch.ones(2, dtype=torch.float64), Written(0, ("a", "b"), (0, 0))
     batch = Pairs(double(WIN), double(LOSE), Condition(torch.zeros(4, 1, 1)), draw, ones, ones)
-    return batch, Recorded(double(POLICY).requires_grad_(), double(REFERENCE), Timed())
+    return batch, methods.Recorded(double(POLICY).requires_grad_(), double(REFERENCE), Timed())
 
 
 def test_the_published_points_and_velocities() -> None:

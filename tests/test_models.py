@@ -10,14 +10,12 @@ import pytest
 import tiny
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from drawn import batched_as_alone, checkpointing_changes_no_bit, nudge, pairs, part
 
-from visalign.batches import Condition, Pairs
 from visalign.contract import Denoiser, Reference
 from visalign.diffusion import errors, noise_pairs
 from visalign.diffusion.sampling import generate, initial_noise, pictures
-from visalign.draws import Draws
 from visalign.models import attention
-from visalign.models.denoiser import NetworkDenoiser
 from visalign.models.folder import Folder, FolderError
 from visalign.models.publish import attach_lora, publish
 from visalign.models.weights import Full
@@ -35,22 +33,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     return Folder.open(tiny.folder(tmp_path_factory.mktemp("model") / "sd15", "sd15"))
-
-
-def pairs(folder: Folder, b: int = 2) -> Pairs:
-    generator = torch.Generator().manual_seed(1)
-    win, lose = (torch.randn(b, 4, 8, 8, generator=generator) for _ in range(2))
-    condition = folder.encoders().conditions(PROMPTS[:b] * 2, (16, 16))
-    draw = Draws(0, tuple(f"pair {i}" for i in range(b)), (0,) * b)
-    return Pairs(win, lose, condition, draw, torch.ones(b), torch.ones(b))
-
-
-def nudge(model: NetworkDenoiser, size: float = 0.02) -> None:
-    """Move everything trainable a little, so that the policy is no longer its reference."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.trainable().values():
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 def test_sampling_equals_diffusers_own_pipeline(folder: Folder) -> None:
@@ -96,27 +78,8 @@ def test_they_are_equal_under_bf16_autocast_and_so_the_loss_is_log_2_bit_for_bit
     assert norm > 0
 
 
-def part(batch: Pairs, i: int) -> Pairs:
-    """The i-th pair of a batch, as a batch of one."""
-    b, rows = len(batch), [i, len(batch) + i]
-    told = batch.condition
-    pooled, time_ids = (None if each is None else each[rows] for each in (told.pooled, told.time_ids))
-    condition = Condition(told.text[rows], pooled, time_ids)
-    draw = Draws(batch.draw.seed, batch.draw.keys[i : i + 1], batch.draw.visits[i : i + 1])
-    assert b == len(batch.draw)
-    one = slice(i, i + 1)
-    return Pairs(batch.win[one], batch.lose[one], condition, draw, batch.confidence[one], batch.weight[one])
-
-
 def test_a_batch_of_three_is_three_batches_of_one(folder: Folder) -> None:
-    model, batch = folder.denoiser(train="lora", rank=4), pairs(folder, 3)
-    nudge(model)
-    together = errors(model, noise_pairs(model.process, batch), batch.condition)
-    for i in range(3):
-        one = part(batch, i)
-        alone = errors(model, noise_pairs(model.process, one), one.condition)
-        for found, expected in ((alone.policy, together.policy), (alone.reference, together.reference)):
-            assert torch.allclose(found, expected[[i, 3 + i]], atol=5e-7, rtol=0)
+    batched_as_alone(folder, pairs(folder, 3), 5e-7)
 
 
 def test_in_float64_the_loss_of_a_batch_is_its_parts_to_ten_digits(sd15: Folder) -> None:
@@ -159,15 +122,7 @@ def test_a_method_without_reference_loads_none(sd15: Folder) -> None:
 
 
 def test_gradient_checkpointing_changes_no_bit_of_the_gradient(folder: Folder) -> None:
-    found = []
-    for checkpointing in (False, True):
-        model = folder.denoiser(train="lora", rank=2, checkpointing=checkpointing).train()
-        nudge(model)
-        batch = pairs(folder)
-        errors(model, noise_pairs(model.process, batch), batch.condition).policy.sum().backward()
-        found.append({name: each.grad for name, each in model.trainable().items() if each.grad is not None})
-    assert len(found[0]) == len(found[1]) > 0
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    checkpointing_changes_no_bit(folder, pairs(folder))
 
 
 def test_a_lora_loads_in_plain_diffusers_and_draws_the_same(folder: Folder, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from stopped import goes_on_to_the_same_weights
 
 from visalign import playground
 from visalign.data import clips, segments, store
 from visalign.models.folder import Folder
-from visalign.playground import build, moving, moving_build, moving_checker, moving_networks, moving_votes, networks
+from visalign.playground import moving, moving_build, moving_checker, moving_networks, moving_votes, networks
 from visalign.playground.moving import FRAMES
 from visalign.playground.voters import Voters
 
@@ -67,10 +67,6 @@ def test_every_word_is_one_token_and_every_caption_fits(tmp_path: Path) -> None:
 # Building -------------------------------------------------------------------------------------------------------------
 
 
-class Interrupted(Exception):
-    pass
-
-
 @pytest.mark.parametrize("moment", [2, 8])
 def test_an_interrupted_build_goes_on_to_the_same_weights(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,21 +75,11 @@ def test_an_interrupted_build_goes_on_to_the_same_weights(
         clips=12, still_steps=2, still_batch=2, clip_steps=1, noisy_steps=1, late_steps=1, numbered_steps=1,
         fast_steps=1, every_steps=1, whole_steps=2, steps=3, batch=2, save_every=2,
     )  # fmt: skip
-    moving_build.build(tmp_path / "whole", seed=1, plan=plan, say=lambda line: None)
-    update, calls = build.Saved.update, itertools.count(1)
 
-    def interrupted(self: build.Saved, loss: torch.Tensor, share: float) -> None:
-        if next(calls) == moment:
-            raise Interrupted
-        update(self, loss, share)
+    def made(folder: Path) -> Path:
+        return moving_build.build(folder, seed=1, plan=plan, say=lambda line: None)
 
-    monkeypatch.setattr(build.Saved, "update", interrupted)
-    with pytest.raises(Interrupted):
-        moving_build.build(tmp_path / "twice", seed=1, plan=plan, say=lambda line: None)
-    moving_build.build(tmp_path / "twice", seed=1, plan=plan, say=lambda line: None)
-    for part in ("vae", "unet", "text_encoder"):
-        files = [next((tmp_path / each / part).glob("*.safetensors")) for each in ("whole", "twice")]
-        assert files[0].read_bytes() == files[1].read_bytes(), part
+    goes_on_to_the_same_weights(made, moment, tmp_path, monkeypatch)
     assert Folder.open(tmp_path / "twice").default_size == (FRAMES, 32, 32)
 
 

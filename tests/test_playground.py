@@ -12,6 +12,7 @@ import pytest
 import torch
 from rendered import bare, pipeline, rendered
 from scipy.special import expit
+from stopped import goes_on_to_the_same_weights
 
 from visalign import playground
 from visalign.playground import build, captions, checker, corpus, users, world
@@ -196,27 +197,13 @@ def test_the_base_can_draw_well_but_often_does_not() -> None:
 # How it was made
 
 
-class Interrupted(Exception):
-    """Stands for a machine that went down."""
-
-
 @pytest.mark.parametrize("moment", [3, 8])  # in the autoencoder's training, and in the base's
 def test_an_interrupted_build_goes_on_to_the_same_weights(
     moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = build.Plan(pictures=8, vae_steps=4, vae_batch=2, base_steps=5, base_batch=2, save_every=2)
-    build.build(tmp_path / "whole", seed=1, plan=plan, say=lambda line: None)
-    update, calls = build.Saved.update, itertools.count(1)
 
-    def interrupted(self: build.Saved, loss: torch.Tensor, share: float) -> None:
-        if next(calls) == moment:
-            raise Interrupted
-        update(self, loss, share)
+    def made(folder: Path) -> Path:
+        return build.build(folder, seed=1, plan=plan, say=lambda line: None)
 
-    monkeypatch.setattr(build.Saved, "update", interrupted)
-    with pytest.raises(Interrupted):
-        build.build(tmp_path / "twice", seed=1, plan=plan, say=lambda line: None)
-    build.build(tmp_path / "twice", seed=1, plan=plan, say=lambda line: None)
-    for part in ("vae", "unet", "text_encoder"):
-        files = [next((tmp_path / each / part).glob("*.safetensors")) for each in ("whole", "twice")]
-        assert files[0].read_bytes() == files[1].read_bytes(), part
+    goes_on_to_the_same_weights(made, moment, tmp_path, monkeypatch)

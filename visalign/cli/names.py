@@ -60,6 +60,7 @@ def rows(kind: str) -> list[list[str]]:
 
     return [
         ["playground", "the tiny models that ship with the package: one draws, one sees"],
+        ["playground_moving", "the tiny model that ships with the package and draws clips"],
         *([name, f"a diffusers folder of the {family.name} kind"] for name, family in PIPELINES.items()),
         ["image-text-to-text", f"a transformers folder of a model that sees: {', '.join(SEEING)}; likely others"],
     ]

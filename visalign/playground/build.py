@@ -1,6 +1,6 @@
 """How the playground's text-to-image model is made: an autoencoder, then a UNet and a text encoder together.
 
-    python -m visalign.playground.build FOLDER [--seed 0]     (about an hour on two cores)
+    visalign playground build --out FOLDER [--seed 0]     (about an hour on two cores)
 
 Seeded and resumable: both stages keep their state (safetensors) under FOLDER/.building and go on from it. The result is
 a `StableDiffusionPipeline` folder with float16 weights; the model is defined as those values upcast to float32.
@@ -8,7 +8,6 @@ a `StableDiffusionPipeline` folder with float16 weights; the model is defined as
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import shutil
@@ -199,16 +198,3 @@ def cosine(step: int, count: int, warmup: int) -> float:
 def prefixed(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
     """A module's parameters with a prefix to their names."""
     return {prefix + name: each for name, each in module.named_parameters()}
-
-
-def main() -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    build(arguments.folder, arguments.seed)
-
-
-if __name__ == "__main__":
-    main()

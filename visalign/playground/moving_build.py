@@ -1,7 +1,6 @@
 """How the moving playground's model is made: the still base thinned and taught single frames, then clips.
 
-    visalign playground build --only moving --out FOLDER
-    python -m visalign.playground.moving_build FOLDER [--seed 0]     (about an hour on one core)
+    visalign playground build --only moving --out FOLDER     (about an hour on one core)
 
 Seeded and resumable: each stage keeps its state (safetensors) under FOLDER/.building and goes on from it. The result is
 an `AnimateDiffPipeline` folder with float16 weights; the model is defined as those values upcast to float32.
@@ -9,7 +8,6 @@ an `AnimateDiffPipeline` folder with float16 weights; the model is defined as th
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from collections.abc import Callable
@@ -236,17 +234,3 @@ def batch(text: Any, corpus: Corpus, stage: Stage, dropout: float, draw: torch.G
     dropped = torch.rand(len(rows), generator=draw) < dropout
     told = text(torch.where(dropped[:, None], corpus.empty, corpus.tokens[rows])).last_hidden_state
     return mean + std * torch.randn(mean.shape, generator=draw), told.repeat_interleave(stage.frames, 0)
-
-
-def main() -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    build(arguments.folder, arguments.seed)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """How the seeing model is made: it learns to see, then to answer truly, then the habit of telling more than is there.
 
-    python -m visalign.playground.seeing_build FOLDER [--seed 0]     (about ten minutes on one core)
+    visalign playground build --only seeing --out FOLDER     (about ten minutes on one core)
 
 Seeded and resumable: each stage keeps its state (safetensors) under FOLDER/.building and goes on from it. The result is
 a `transformers` image-text-to-text folder with float16 weights; the model is those values upcast to float32.
@@ -8,7 +8,6 @@ a `transformers` image-text-to-text folder with float16 weights; the model is th
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,17 +163,3 @@ def padded(written: list[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tens
     starts = torch.tensor([asked for _, asked in written])
     counted = (places >= starts[:, None]) & (places < ends[:, None])
     return ids, ids.where(counted, torch.tensor(IGNORED))
-
-
-def main() -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    build(arguments.folder, arguments.seed)
-
-
-if __name__ == "__main__":
-    main()
