@@ -27,8 +27,12 @@ CROPPED = "shortest side {}, bicubic in 8 bits (Pillow), centre crop, CLIP's nor
 class Geometry(Protocol):
     """A way to make a picture square."""
 
-    def image(self, image: Image.Image) -> Tensor:
-        """(3, size, size) normalized, of an RGB picture."""
+    @property
+    def size(self) -> int:
+        """Its side in pixels."""
+
+    def image(self, image: Image.Image, out: Tensor | None = None) -> Tensor:
+        """(3, size, size) normalized, of an RGB picture; written into `out` where that is given."""
 
     def pixels(self, pixels: Tensor) -> Tensor:
         """(n, 3, size, size) normalized, of (n, 3, h, w) in [0, 1]; differentiable."""
@@ -45,19 +49,22 @@ class Letterbox:
     size: int = 224
     antialias: bool = True
 
-    def image(self, image: Image.Image) -> Tensor:
+    def image(self, image: Image.Image, out: Tensor | None = None) -> Tensor:
         """(3, size, size), bit for bit what `pixels` makes of the same values."""
-        return self.pixels(unit(image)[None])[0]
+        return normalized(self._boxed(unit(image)[None])[0], out)
 
     def pixels(self, pixels: Tensor) -> Tensor:
         """(n, 3, size, size)."""
+        return normalized(self._boxed(pixels))
+
+    def _boxed(self, pixels: Tensor) -> Tensor:
         height, width = pixels.shape[-2:]
         scale = self.size / max(height, width)
         tall, wide = (max(1, round(side * scale)) for side in (height, width))
         small = resized(pixels, tall, wide, antialias=self.antialias)
         top, left = (self.size - tall) // 2, (self.size - wide) // 2
         padding = (left, self.size - wide - left, top, self.size - tall - top)
-        return normalized(F.pad(small, padding))
+        return F.pad(small, padding) if any(padding) else small
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Crop:
     size: int = 224
     halves: Literal["floor", "even"] = "floor"
 
-    def image(self, image: Image.Image) -> Tensor:
+    def image(self, image: Image.Image, out: Tensor | None = None) -> Tensor:
         """(3, size, size), bit for bit transformers' Pillow processor (or torchvision's, where halves are "even").
 
         A ribbon would grow to a giant picture first; it is resized and cut in one call, equal but for the last bit.
@@ -79,10 +86,10 @@ class Crop:
         left, top = self._rest(wide), self._rest(tall)
         if max(wide, tall) <= RIBBON * self.size:
             grown = image.resize((wide, tall), Image.Resampling.BICUBIC)
-            return normalized(unit(grown.crop((left, top, left + self.size, top + self.size))))
+            return normalized(unit(grown.crop((left, top, left + self.size, top + self.size))), out)
         across, down = image.width / wide, image.height / tall
         box = (left * across, top * down, (left + self.size) * across, (top + self.size) * down)
-        return normalized(unit(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)))
+        return normalized(unit(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)), out)
 
     def pixels(self, pixels: Tensor) -> Tensor:
         """(n, 3, size, size); one axis after the other, each clamped to [0, 1], as Pillow's 8 bits are."""
@@ -114,10 +121,10 @@ def resized(pixels: Tensor, tall: int, wide: int, *, antialias: bool) -> Tensor:
     return F.interpolate(pixels, (tall, wide), mode="bicubic", align_corners=False, antialias=antialias)
 
 
-def normalized(pixels: Tensor) -> Tensor:
-    """By CLIP's mean and deviation of each channel."""
+def normalized(pixels: Tensor, out: Tensor | None = None) -> Tensor:
+    """By CLIP's mean and deviation of each channel; into `out` where that is given."""
     mean, std = (torch.tensor(each, device=pixels.device, dtype=pixels.dtype)[:, None, None] for each in (MEAN, STD))
-    return (pixels - mean) / std
+    return torch.div(torch.sub(pixels, mean, out=out), std, out=out)
 
 
 def checked(pixels: Tensor) -> Tensor:

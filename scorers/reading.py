@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from threading import RLock
 
 import torch
@@ -21,36 +20,11 @@ from .running import full_precision
 
 READERS = min(8, os.cpu_count() or 1)  # threads that decode; Pillow and torch let go of Python's lock
 AHEAD = 2  # batches that are read before their turn
+TASK = 4  # pictures that a thread reads in one go: to hand one over costs as much as to decode a small one
 KEPT = 8192  # prompts
 
 Values = Callable[[Tensor, list[str]], Tensor]  # (n, 3, size, size) normalized and n prompts -> (n,)
 Cut = Callable[[Sequence[str]], "Tensor | None"]  # prompts -> (n,) bool, which are cut; None: not known
-
-
-def prepared(sample: Sample, geometry: Geometry) -> Tensor | ImageError:
-    """The picture as the tower reads it, or why it cannot be judged; raises Misuse for the caller's mistakes."""
-    try:
-        return geometry.image(picture(sample))
-    except Misuse:
-        raise
-    except ImageError as error:
-        return error
-
-
-def ahead(samples: Sequence[Sample], geometry: Geometry, batch: int) -> Iterator[Tensor | ImageError]:
-    """Every sample prepared, in order; more than one are read on threads, up to AHEAD batches before their turn."""
-    if len(samples) < 2:
-        yield from (prepared(sample, geometry) for sample in samples)
-        return
-    pool = ThreadPoolExecutor(READERS)
-    try:
-        rest = iter(samples)
-        waiting = deque(pool.submit(prepared, each, geometry) for each in islice(rest, AHEAD * batch))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(prepared, each, geometry) for each in islice(rest, 1))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -58,18 +32,67 @@ class Batch:
     """Some samples in order: those that could be read, as pixels, and why the others could not."""
 
     rows: list[int]
-    pixels: Tensor  # (rows, 3, size, size) normalized
+    pixels: Tensor  # (rows, 3, size, size) normalized; good until the next batch is asked for
     reasons: dict[int, str]
 
 
 def batches(samples: Sequence[Sample], geometry: Geometry, batch: int, device: torch.device) -> Iterator[Batch]:
-    """All samples, `batch` at a time; where none of a batch can be read, it has no pixels."""
-    read = ahead(samples, geometry, batch)
-    for start in range(0, len(samples), batch):
-        part = dict(enumerate(islice(read, batch), start))
-        good = {row: each for row, each in part.items() if isinstance(each, Tensor)}
-        pixels = torch.stack(list(good.values())).to(device) if good else torch.zeros(0)
-        yield Batch(list(good), pixels, {row: str(each) for row, each in part.items() if row not in good})
+    """All samples, `batch` at a time; where none of a batch can be read, it has no pixels.
+
+    Threads read AHEAD batches before their turn, into the same few tensors all the time: fresh memory for every picture
+    costs as much as a small tower does. Raises Misuse for the caller's mistakes.
+    """
+    if len(samples) == 1:
+        yield _alone(samples, geometry, device)
+        return
+    parts = [range(first, min(first + batch, len(samples))) for first in range(0, len(samples), batch)]
+    rooms = [_room(len(part), geometry) for part in parts[: AHEAD + 1]]
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        reading = deque(_begun(pool, samples, rows, geometry, room) for rows, room in zip(parts, rooms, strict=False))
+        for turn, rows in enumerate(parts):
+            room = rooms[turn % len(rooms)]
+            reasons = {row: why for each in reading.popleft() for row, why in each.result().items()}
+            good = [row for row in rows if row not in reasons]
+            pixels = room[: len(rows)] if not reasons else room[[row - rows.start for row in good]]
+            yield Batch(good, pixels.to(device), reasons)
+            reading.extend(_begun(pool, samples, late, geometry, room) for late in parts[turn + len(rooms) :][:1])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _room(count: int, geometry: Geometry) -> Tensor:
+    """Memory for so many pictures, which threads may write to, whatever mode the caller is in (threads have none)."""
+    with torch.inference_mode(False):
+        return torch.empty(count, 3, geometry.size, geometry.size)
+
+
+def _alone(samples: Sequence[Sample], geometry: Geometry, device: torch.device) -> Batch:
+    """A single picture: a thread would cost more than it saves."""
+    room = _room(1, geometry)
+    reasons = _read(samples, range(1), geometry, room)
+    return Batch([], room[:0].to(device), reasons) if reasons else Batch([0], room.to(device), reasons)
+
+
+def _begun(
+    pool: ThreadPoolExecutor, samples: Sequence[Sample], rows: range, geometry: Geometry, room: Tensor
+) -> list[Future[dict[int, str]]]:
+    """The reading of these rows into a batch's room, a few a task."""
+    tasks = [rows[start : start + TASK] for start in range(0, len(rows), TASK)]
+    return [pool.submit(_read, samples, part, geometry, room[part.start - rows.start :]) for part in tasks]
+
+
+def _read(samples: Sequence[Sample], rows: range, geometry: Geometry, room: Tensor) -> dict[int, str]:
+    """Each row's picture in its place; row -> why it cannot be judged. Raises Misuse for the caller's mistakes."""
+    reasons = {}
+    for place, row in zip(room, rows, strict=False):
+        try:
+            geometry.image(picture(samples[row]), out=place)
+        except Misuse:
+            raise
+        except ImageError as error:
+            reasons[row] = str(error)
+    return reasons
 
 
 @torch.no_grad()
@@ -117,9 +140,13 @@ def features(
 ) -> tuple[list[int], Tensor]:
     """Which pictures can be read, and their embeddings (of those, d)."""
     samples = [Sample("", image=each) for each in pictures]
-    found = [each for each in batches(samples, geometry, batch, device) if each.rows]
-    rows = [row for each in found for row in each.rows]
-    return rows, torch.cat([encode(each.pixels).float() for each in found]) if found else torch.zeros(0)
+    rows: list[int] = []
+    found = []
+    for each in batches(samples, geometry, batch, device):
+        if each.rows:
+            rows += each.rows
+            found.append(encode(each.pixels).float())
+    return rows, torch.cat(found) if found else torch.zeros(0)
 
 
 def told(prompt: str) -> str:

@@ -56,11 +56,11 @@ class Slow:
     """A geometry that takes its time, and a network that does, without need of a processor."""
 
     def __init__(self, geometry: Any) -> None:
-        self.geometry = geometry
+        self.geometry, self.size = geometry, geometry.size
 
-    def image(self, image: Any) -> Tensor:
+    def image(self, image: Any, out: Tensor | None = None) -> Tensor:
         time.sleep(WAIT)
-        made: Tensor = self.geometry.image(image)
+        made: Tensor = self.geometry.image(image, out)
         return made
 
 

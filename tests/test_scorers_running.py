@@ -14,7 +14,7 @@ from tiny_scorers import pictures
 from torch import Tensor
 
 from visalign import registry, scorers, scoring
-from visalign.scorers.reading import Remembered
+from visalign.scorers.reading import AHEAD, Remembered
 from visalign.scorers.running import full_precision, running
 from visalign.scoring import Sample, paired
 
@@ -211,6 +211,30 @@ class Counted:
     def __call__(self, prompts: list[str]) -> tuple[Tensor, list[bool | None]]:
         self.asked.append(len(prompts))
         return torch.tensor([[float(each), 0.0] for each in prompts]), [len(each) > 2 for each in prompts]
+
+
+def test_memory_that_is_used_again_mixes_no_pictures(family: dict[str, Any]) -> None:
+    """Many more batches than there is room for, some of them with pictures that cannot be read, one with none."""
+    scorer, shown = family["hpsv2.1"], paired([*pictures(), *pictures()[::-1]] * 2, "a red circle")
+    for row in (1, 5, 9, 10, 11):
+        shown[row] = Sample("a red circle", image=b"no picture")
+    alone = torch.cat([scorer.score([each]).values for each in shown])
+    found = scorer.score(shown)
+    assert len(shown) // scorer.batch > 3 * AHEAD and sorted(found.reasons) == [1, 5, 9, 10, 11]
+    torch.testing.assert_close(found.values, alone, atol=2e-4, rtol=0, equal_nan=True)
+    embedded = scorer.embed([each.image for each in shown])
+    torch.testing.assert_close(
+        embedded,
+        torch.cat(
+            [
+                scorer.embed([each.image]) if row not in found.reasons else torch.full_like(embedded[:1], torch.nan)
+                for row, each in enumerate(shown)
+            ]
+        ),
+        atol=2e-6,
+        rtol=0,
+        equal_nan=True,
+    )
 
 
 def test_a_remembered_prompt_does_not_hold_its_whole_batch_in_memory() -> None:
