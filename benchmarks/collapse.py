@@ -22,7 +22,7 @@ from visalign.cli.screen import Screen
 from visalign.drawing import draw
 from visalign.evaluation import curves, report
 from visalign.evaluation.comparison import Comparison
-from visalign.jobs import denoising
+from visalign.jobs import Outcome, denoising
 from visalign.playground import corpus
 from visalign.training import metrics
 
@@ -33,7 +33,7 @@ PROMPTS = 64
 SHOWN = 9
 
 
-def trained(name: str, changes: list[str], screen: Screen) -> denoising.Outcome:
+def trained(name: str, changes: list[str], screen: Screen) -> Outcome:
     """The demo's recipe with changes, from the start."""
     shutil.rmtree(OUT / name, ignore_errors=True)
     places = [f"out={OUT / name}", f"name={name}", f"data.cache={OUT / 'cache'}"]

@@ -222,7 +222,7 @@ def test_a_head_is_drawn_from_its_seed_saved_and_read_back(root: Path, tmp_path:
 
 
 @pytest.fixture(scope="module", params=["full", "lora"])
-def trained(request: pytest.FixtureRequest, root: Path) -> tuple[dialogues.Told, Path]:
+def trained(request: pytest.FixtureRequest, root: Path) -> tuple[jobs.Outcome, Path]:
     """A run of a few steps, from records on the disk."""
     data, out = root / "data", root / request.param
     language.folder(root)
@@ -239,7 +239,7 @@ def trained(request: pytest.FixtureRequest, root: Path) -> tuple[dialogues.Told,
 
 
 def test_training_publishes_a_critic_that_agrees_with_the_votes(
-    trained: tuple[dialogues.Told, Path], root: Path
+    trained: tuple[jobs.Outcome, Path], root: Path
 ) -> None:
     told, out = trained
     assert {HEAD, ABOUT} <= {each.name for each in told.weights.iterdir()}
@@ -262,7 +262,7 @@ def test_training_publishes_a_critic_that_agrees_with_the_votes(
     torch.testing.assert_close(found.values[:2], alone, atol=1e-4, rtol=1e-4)
 
 
-def test_what_the_scorer_reads_is_what_was_trained(trained: tuple[dialogues.Told, Path], root: Path) -> None:
+def test_what_the_scorer_reads_is_what_was_trained(trained: tuple[jobs.Outcome, Path], root: Path) -> None:
     """Behind the record's own critique the score is that of the trained model."""
     scorer = Critique(trained[1], max_new_tokens=4)
     record = records(root / "data")[0]
@@ -275,7 +275,7 @@ def test_what_the_scorer_reads_is_what_was_trained(trained: tuple[dialogues.Told
     torch.testing.assert_close(own, scorer.score([sample]).values, atol=1e-5, rtol=1e-5)
 
 
-def test_a_critic_is_trained_on_from_where_it_was(trained: tuple[dialogues.Told, Path]) -> None:
+def test_a_critic_is_trained_on_from_where_it_was(trained: tuple[jobs.Outcome, Path]) -> None:
     folder = SeeingFolder.open(trained[0].weights)
     again = with_head(folder.model(train="none"), folder.adapters or folder.path, "{question} {answer}", dropout=0.0)
     saved = with_head(folder.model(train="none"), trained[0].weights)

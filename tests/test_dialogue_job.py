@@ -21,8 +21,7 @@ from visalign.config import ConfigError, Run
 from visalign.contract import Reference
 from visalign.data import store
 from visalign.images import load
-from visalign.jobs import denoising, dialogues
-from visalign.jobs.dialogues import Told
+from visalign.jobs import Outcome, denoising, dialogues
 from visalign.models.seeing import SeeingFolder
 from visalign.models.weights import Full
 from visalign.records import DataError
@@ -50,7 +49,7 @@ def settings(root: Path, out: Path, *changes: str) -> Run:
     return config.load(None, [*fixed, *changes])
 
 
-def trained(run: Run, *, resume: bool = True) -> Told:
+def trained(run: Run, *, resume: bool = True) -> Outcome:
     return dialogues.train(run, Screen(silent=True), resume=resume)
 
 

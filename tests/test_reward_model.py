@@ -362,7 +362,7 @@ def test_a_published_head_scores_as_it_did_in_training(tmp_path: Path, head: str
     asked = (f"model.network.head={head}", f"method.objective={objective}", "method.negatives=0")
     run = settings(tmp_path / "run", "steps=1", "save_every=0", *asked)
     given = rewards.opened(run, model := rewards.network(run), Quiet()).batch([0, 1], [0, 0], 0)
-    rewards.publish(model, run.out / "weights")
+    model.save(run.out / "weights")
     made = load("learned", weights=str(run.out / "weights"))
     expected = model.eval().rewards(given)
     from visalign.data import media

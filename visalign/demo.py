@@ -24,7 +24,7 @@ from .drawing import Settings, draw
 from .evaluation import curves
 from .evaluation.comparison import Comparison
 from .evaluation.report import Figure
-from .jobs import denoising
+from .jobs import Outcome, Screen, denoising
 from .playground import corpus
 from .playground.voters import Voters
 from .records import Preference
@@ -49,7 +49,7 @@ class Finished:
     seconds: float
 
 
-def walk(out: Path, screen: denoising.Screen, *, seed: int = 0, fresh: bool = False) -> Finished:
+def walk(out: Path, screen: Screen, *, seed: int = 0, fresh: bool = False) -> Finished:
     """Do every stage in `out`; `fresh` draws candidates and votes anew rather than use those shipped."""
     began = time.perf_counter()
     votes = elected(out / "votes", screen, seed) if fresh else playground.shipped_votes()
@@ -66,7 +66,7 @@ def walk(out: Path, screen: denoising.Screen, *, seed: int = 0, fresh: bool = Fa
     return Finished(found, page, said, seconds)
 
 
-def elected(folder: Path, screen: denoising.Screen, seed: int) -> Path:
+def elected(folder: Path, screen: Screen, seed: int) -> Path:
     """Draw the candidates of every training prompt with the base, let the voters vote, write the records to `folder`.
 
     The votes that ship are this folder for seed 0: `visalign demo --fresh` writes it to runs/demo/votes.
@@ -106,7 +106,7 @@ def ballot(prompt: str, items: Sequence[str], seeds: Sequence[int], drawn: NDArr
     return asked.judged(votes, scale="utility", judge="votes of simulated voters")
 
 
-def trained(recipe: str, out: Path, votes: Path, seed: int, screen: denoising.Screen) -> denoising.Outcome:
+def trained(recipe: str, out: Path, votes: Path, seed: int, screen: Screen) -> Outcome:
     """Train a recipe on the votes, from the start, in a new folder."""
     shutil.rmtree(out, ignore_errors=True)
     run: Run = config.load(
@@ -115,7 +115,7 @@ def trained(recipe: str, out: Path, votes: Path, seed: int, screen: denoising.Sc
     return denoising.train(run, screen, resume=False)
 
 
-def evaluated(runs: Mapping[str, Path], screen: denoising.Screen) -> Comparison:
+def evaluated(runs: Mapping[str, Path], screen: Screen) -> Comparison:
     """Base and runs on the held-out prompts, one picture each from one seed."""
     prompts = corpus.prompts("heldout", HELD_OUT)
     seeds = list(range(HELD_OUT))

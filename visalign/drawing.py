@@ -19,7 +19,7 @@ from .diffusion.personal import Addressed, towards_user
 from .diffusion.reflection import Reflection, Side, counted
 from .diffusion.sampling import Painter, pictures
 from .diffusion.source import Source, SpecError
-from .jobs.denoising import Screen
+from .jobs import Screen
 from .models import users
 from .models.denoiser import NetworkDenoiser
 from .models.folder import DTYPES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,32 +12,40 @@ from ..config import Run
 
 if TYPE_CHECKING:
     from ..data.quarantine import Bad
+    from ..models.attention import Resolution
     from ..training.engine import Summary
-    from .denoising import Screen
 
 
-class Outcome(Protocol):
+class Progress(Protocol):
+    """A stage under way, told of each step of its work."""
+
+    def __call__(self, done: int | None = None, note: str = "", *, total: int | None = None) -> None:
+        """So much is done (None: one more), of so much in total; `note` says how it goes."""
+
+
+class Screen(Protocol):
+    """Whoever watches."""
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
+        """Show that this stage runs and how far it is."""
+
+    def say(self, text: str) -> None:
+        """A line."""
+
+    def warn(self, text: str) -> None:
+        """A line that should be read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
     """What a run left behind."""
 
-    @property
-    def summary(self) -> Summary:
-        """How it ended."""
-
-    @property
-    def weights(self) -> Path:
-        """Where the model is."""
-
-    @property
-    def quarantine(self) -> tuple[Bad, ...]:
-        """Records that were set aside."""
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Records that no batch is made of, by reason."""
-
-    @property
-    def attention(self) -> Any:
-        """Which kernel ran, where that was chosen."""
+    run: Run
+    summary: Summary
+    weights: Path  # where the model is
+    quarantine: tuple[Bad, ...]  # records that were set aside
+    left_out: dict[str, int]  # records that no batch is made of, by reason
+    attention: Resolution | None = None  # which kernel ran, where that was chosen
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from ..data import encode, sources, views
 from ..data.encode import Encoded
 from ..data.quarantine import Bad
 from ..models import publish
-from ..models.attention import Resolution
 from ..models.denoiser import NetworkDenoiser
 from ..models.folder import DTYPES, Folder
 from ..models.users import Shape
@@ -27,44 +25,12 @@ from ..records import Preference
 from ..training import engine
 from ..training.distributed import Ranks
 from ..training.engine import Summary
-from . import Plan
+from . import Outcome, Plan, Screen
 from . import denoising_plan as costs
 from .watch import Watch
 from .watch import note as note
 
 SCRATCH = Path("runs/playground_cache")  # where the playground's recipes keep theirs
-
-
-class Progress(Protocol):
-    """A stage under way, told of each step of its work."""
-
-    def __call__(self, done: int | None = None, note: str = "", *, total: int | None = None) -> None:
-        """So much is done (None: one more), of so much in total; `note` says how it goes."""
-
-
-class Screen(Protocol):
-    """Whoever watches."""
-
-    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Progress]:
-        """Show that this stage runs and how far it is."""
-
-    def say(self, text: str) -> None:
-        """A line."""
-
-    def warn(self, text: str) -> None:
-        """A line that should be read."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left behind."""
-
-    run: Run
-    summary: Summary
-    weights: Path
-    quarantine: tuple[Bad, ...]
-    left_out: dict[str, int]  # records that no batch is made of, by reason
-    attention: Resolution
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -18,36 +16,22 @@ from ..data.dialogues import Likeness, RecordsView
 from ..data.quarantine import Bad
 from ..data.recalled import Recalled, Remembered
 from ..models import publish_mllm
-from ..models.attention import Resolution
 from ..models.critic import CriticModel, with_head
 from ..models.mllm import SeeingModel
 from ..models.seeing import SeeingFolder
 from ..scoring import Scorer, score_matrix
 from ..training import engine
 from ..training.distributed import Ranks
-from ..training.engine import Summary
 from ..training.schedule import Order
-from . import Plan, dialogues_plan
-from .denoising import Screen, cache_of, facts, read_records
+from . import Outcome, Plan, Screen, dialogues_plan
+from .denoising import cache_of, facts, read_records
 from .watch import Noted
 
 KINDS = (AnswerPairs, Answers, Critiques)
 SHIPPED = "seeing.parquet"
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a run left behind."""
-
-    run: Run
-    summary: Summary
-    weights: Path
-    quarantine: tuple[Bad, ...]
-    left_out: dict[str, int]  # records that no batch is made of, by reason
-    attention: Resolution | None
-
-
-def train(run: Run, screen: Screen, *, resume: bool = True) -> Told:
+def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
     """Do the whole of a run. Every error that is the user's is raised before the first step.
 
     Writes to `run.out`: run.yaml, metrics.jsonl, checkpoints/ and weights/.
@@ -70,7 +54,7 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Told:
         if isinstance(model, CriticModel):
             model.save(weights)
     ranks.wait()
-    return Told(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention)
+    return Outcome(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention)
 
 
 def plan(run: Run) -> Plan:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,27 +12,14 @@ from ..batches import Comparisons
 from ..config import ConfigError, Run
 from ..contract import Method
 from ..data.comparisons import ComparisonsView, Reading, compared
-from ..data.quarantine import Bad
+from ..models.publish import whole
 from ..training import engine
 from ..training.distributed import Ranks
-from ..training.engine import Summary
-from . import Plan
-from .denoising import Screen, cache_of, read_records
+from . import Outcome, Plan, Screen
+from .denoising import cache_of, read_records
 from .watch import Noted
 
 KINDS = (Comparisons,)
-
-
-@dataclass(frozen=True)
-class Rewarded:
-    """What a run left behind."""
-
-    run: Run
-    summary: Summary
-    weights: Path
-    quarantine: tuple[Bad, ...]
-    left_out: dict[str, int]  # records that no batch is made of, by reason
-    attention: None = None  # which kernel ran is not chosen here
 
 
 def plan(run: Run) -> Plan:
@@ -59,7 +41,7 @@ def plan(run: Run) -> Plan:
     return Plan("What it learns from", rows)
 
 
-def train(run: Run, screen: Screen, *, resume: bool = True) -> Rewarded:
+def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
     """Do the whole of a run. Every error that is the user's is raised before the first step.
 
     Writes to `run.out`: run.yaml, metrics.jsonl, checkpoints/ and weights/.
@@ -73,9 +55,10 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Rewarded:
         summary = engine.train(run, method, model, view, on_step=Noted(run, stage), resume=resume)
     weights = run.out / "weights"
     if ranks.main:
-        publish(model, weights)
+        with whole(weights) as draft:
+            model.save(draft)
     ranks.wait()
-    return Rewarded(run, summary, weights, tuple(view.quarantine), dict(view.left_out))
+    return Outcome(run, summary, weights, tuple(view.quarantine), dict(view.left_out))
 
 
 def network(run: Run) -> Any:
@@ -108,15 +91,3 @@ def opened(run: Run, model: Any, screen: Screen) -> ComparisonsView:
             listed=cache_of(run, root) / "quarantine.jsonl",
             progress=lambda what, done, total: stage(done, what, total=total),
         )
-
-
-def publish(model: Any, out: Path) -> Path:
-    """Write what `load` reads back to `out`, whole or not at all."""
-    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        model.save(draft)
-        shutil.rmtree(out, ignore_errors=True)
-        os.replace(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return out

@@ -25,7 +25,7 @@ from ..models.publish import merged
 from ..records import Preference
 from ..scoring import Scorer
 from ..training import checkpoint
-from . import denoising
+from . import Screen, denoising
 
 APART = 1_000_000  # between the seeds of two rounds
 TRAINED = "model.weights.network."  # what checkpoints put before the name of a trained weight
@@ -63,7 +63,7 @@ class Round:
     stopped: str
 
 
-def walk(plan: Plan, screen: denoising.Screen) -> list[Round]:
+def walk(plan: Plan, screen: Screen) -> list[Round]:
     """Every round, and at the end the pictures of the last model, judged; writes rounds.json."""
     plan.out.mkdir(parents=True, exist_ok=True)
     found: list[Round] = []
@@ -80,7 +80,7 @@ def walk(plan: Plan, screen: denoising.Screen) -> list[Round]:
     return found
 
 
-def judged(plan: Plan, spec: str, number: int, folder: Path, screen: denoising.Screen) -> list[Preference]:
+def judged(plan: Plan, spec: str, number: int, folder: Path, screen: Screen) -> list[Preference]:
     """The round's candidates with the scorer's values: drawn and judged, or read if that was done before."""
     labels = folder / "labels.parquet"
     if labels.is_file():
@@ -114,7 +114,7 @@ def said(labels: Sequence[Preference]) -> tuple[float, float]:
     return float(np.nanmean(values)), float(gap.mean())
 
 
-def trained(plan: Plan, number: int, folder: Path, screen: denoising.Screen) -> Mapping[str, Any]:
+def trained(plan: Plan, number: int, folder: Path, screen: Screen) -> Mapping[str, Any]:
     """Train the round's run, or go on with it; how it ended."""
     done = folder / "done.json"
     if done.is_file():

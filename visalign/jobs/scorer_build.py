@@ -28,8 +28,7 @@ from ..playground.voters import Voters
 from ..records import Preference
 from ..scoring import Sample
 from ..transforms import fitted_temperature
-from . import rewards
-from .denoising import Screen
+from . import Screen, rewards
 
 CANDIDATES = 4  # pictures of a prompt; every two of them are a duel
 SEEDS = 5_000_000  # of the base's candidates, apart from those of the demo

@@ -28,7 +28,7 @@ from ..draws import Draws
 from ..evaluation.report import png
 from ..images import ImageError
 from ..records import Preference
-from .denoising import Screen
+from . import Screen
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from ..training.engine import Moment
 from ..training.selection import Selection
 
 if TYPE_CHECKING:
-    from .denoising import Parts, Progress
+    from . import Progress
+    from .denoising import Parts
 
 AT_ONCE = 32  # pictures, or frames of clips, that are drawn together
 
