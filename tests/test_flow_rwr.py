@@ -103,6 +103,9 @@ def test_every_scored_item_comes_by_itself_with_a_standardised_reward(
     keys = [view.key(index) for index in range(len(view))]
     assert keys == ["one/0", "one/1", "two/0", "three/0", "three/1"]
     assert view.left_out == {"no scorer's value": 3}
+    whole = [record for record in records[0] if record.key in ("two", "three")]
+    whole[1] = replace(whole[1], scores=np.array([[0.5], [0.6]]))
+    assert dict(views.view(Rewarded, whole, encoded).left_out) == {}, "that nothing is left out is not told"
     batch = view.batch(range(5), [0] * 5, 3)
     values = np.array([0.2, 0.9, 0.4, 0.5, 0.5])
     assert np.allclose(batch.reward, (values - values.mean()) / values.std())

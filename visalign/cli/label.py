@@ -1,15 +1,20 @@
-"""visalign label: a scorer or a judge looks at pictures; what it says becomes preference records."""
+"""visalign label: a scorer or a judge looks at pictures; what it says becomes preference records.
+
+What a scorer said is kept beside the output, a batch at a time, until the records are written: a run that was stopped
+goes on, and ends in the records that it would have written in one go.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import chosen, judge, words
+from . import chosen, judge, score, words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..data.scored import ScoreFile
     from ..records import Preference
     from ..scoring import Sample, Scorer
     from .screen import Screen
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLE = "visalign label runs/pictures/records.jsonl --scorer rules"
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 OWN = "labels-"  # how a file of labels is named where nothing else is said
+Place = tuple["Preference", str]  # a record, and one of its items
 
 
 def add(commands: words.Commands) -> None:
@@ -46,42 +52,98 @@ def run(given: Any) -> int:
     if given.judge and (given.set or given.device or given.allow_download):
         raise words.UsageError("--set, --device and --allow-download are for --scorer; a judge is set in --judge")
     out = words.out_file(given.out) if given.out else None
-    scorer = None if given.judge else chosen.built([given.scorer], given)[given.scorer][0]
+    made = None if given.judge else chosen.built([given.scorer], given)[given.scorer]
     screen, path = Screen(), Path(given.pictures).expanduser()
     records = bare(path) if path.is_dir() and not _holds_records(path) else sources.open_source(path)
-    if scorer is None:
+    if made is None:
         return judge.label(given.judge, records, sources.root(path), out, given.batch, screen)
-    return label(scorer, records, sources.root(path), out, given.batch, screen)
+    return label(*made, records, sources.root(path), out, given.batch, screen)
 
 
 def label(
-    scorer: Scorer, records: Sequence[Preference], root: Path, out: Path | None, batch: int, screen: Screen
+    scorer: Scorer,
+    asked: dict[str, Any],
+    records: Sequence[Preference],
+    root: Path,
+    out: Path | None,
+    batch: int,
+    screen: Screen,
 ) -> int:
     """Write the records with a score for every item; what cannot be judged has none, and the first reason is told."""
     from ..data import store
+    from ..data.scored import ScoreFile
 
     out = out or root / f"{OWN}{scorer.name}.parquet"
     places = [(record, item) for record in records for item in record.items]
-    values: list[float] = []
-    reasons: list[str] = []
-    with screen.stage(f"judge with {scorer.name}", total=len(places)) as stage:
-        for start in range(0, len(places), batch):
-            said, why = judged(scorer, list(samples(places[start : start + batch], root, moves=chosen.moves(scorer))))
-            values, reasons = values + said, reasons + why
-            stage(len(values))
-    made = labelled(records, values, scorer.name, root, out.parent)
-    store.write(made, out)
-    unjudged = sum(value != value for value in values)
+    file = ScoreFile(out.with_name(f".{out.name}.scores.jsonl"))
+    try:
+        file.admit({scorer.name: score.described(scorer, asked)})
+        keep(file, scorer, places, root, batch, screen)
+        rows = [file.rows[_key(place, scorer)] for place in places]
+        made = labelled(records, [_value(row.value) for row in rows], scorer.name, root, out.parent)
+        store.write(made, out)
+        file.discard()
+    finally:
+        file.release()
+    score.summary({scorer.name: rows}, screen)
+    unjudged = [row for row in rows if row.value is None]
     if unjudged:
-        why_not = f": {reasons[0]}" if reasons else ""
-        screen.warn(f"{unjudged} of {len(values)} items could not be judged; their score is empty{why_not}")
+        why_not = next((f": {row.reason}" for row in unjudged if row.reason), "")
+        screen.warn(f"{len(unjudged)} of {len(rows)} items could not be judged; their score is empty{why_not}")
     screen.say(f"{len(made)} records in {out}")
     screen.say(f"next: visalign train RECIPE data.path={out}")
-    return int(unjudged == len(values))
+    return int(len(unjudged) == len(rows))
+
+
+def keep(file: ScoreFile, scorer: Scorer, places: Sequence[Place], root: Path, batch: int, screen: Screen) -> None:
+    """Have every item's score in the file; a batch that is there already is passed over."""
+    from ..data.scored import rows
+
+    with screen.stage(f"judge with {scorer.name}", total=len(places)) as stage:
+        for part in together(places, batch):
+            keys = [_key(place, scorer) for place in part]
+            if any(
+                key not in file for key in keys
+            ):  # half of one, too: a number may depend on its batch in its last bit
+                found = samples(part, root, moves=chosen.moves(scorer))
+                file.add(rows(scorer, [(*key[:2], each) for key, each in zip(keys, found, strict=True)]))
+            stage(stage.done + len(part))
+
+
+def together(places: Sequence[Place], batch: int) -> Iterator[list[Place]]:
+    """The items, `batch` at most at a time: those of a prompt in one batch, or if they are more, in some of their own.
+
+    Scorers encode a prompt when they first meet it, along with those of its batch, and in other company its last bits
+    may differ: so no batch meets a prompt that another has brought, and none depends on what was done before it.
+    """
+    prompts: dict[str, list[Place]] = {}
+    for place in places:
+        prompts.setdefault(place[0].prompt, []).append(place)
+    held: list[Place] = []
+    for part in prompts.values():
+        if len(held) + len(part) > batch:
+            yield from _cut(held, batch)
+            held = []
+        held = held + part
+    yield from _cut(held, batch)
+
+
+def _cut(held: Sequence[Place], batch: int) -> Iterator[list[Place]]:
+    return (list(held[start : start + batch]) for start in range(0, len(held), batch))
+
+
+def _key(place: Place, scorer: Scorer) -> tuple[str, str, str]:
+    record, item = place
+    return f"{record.key} {item}", record.prompt, scorer.name
+
+
+def _value(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _holds_records(path: Path) -> bool:
-    found = [file.name for file in path.iterdir() if file.suffix in (".jsonl", ".parquet")]
+    listed = (file.name for file in path.iterdir() if file.suffix in (".jsonl", ".parquet"))
+    found = [name for name in listed if not name.startswith(".")]  # those are of a run that was stopped
     told = any(file.suffix.lower() in ENDINGS and file.with_suffix(".txt").is_file() for file in path.iterdir())
     given = [name for name in found if not (told and name.startswith(OWN))]  # beside pictures that is what we wrote
     return bool(given) or ((path / "win").is_dir() and (path / "lose").is_dir())
@@ -122,11 +184,10 @@ def samples(places: Sequence[tuple[Preference, str]], root: Path, *, moves: bool
 
 def judged(scorer: Scorer, found: Sequence[Sample | str]) -> tuple[list[float], list[str]]:
     """A scorer's values, NaN for what it could not judge, and the reasons."""
-    good = [each for each in found if not isinstance(each, str)]
-    said = scorer.score(good) if good else None
-    rest = iter(said.values.double().tolist() if said else [])
-    values = [float("nan") if isinstance(each, str) else next(rest) for each in found]
-    return values, [*(each for each in found if isinstance(each, str)), *(said.reasons.values() if said else ())]
+    from ..data.scored import rows
+
+    made = rows(scorer, [("", "", each) for each in found])
+    return [_value(row.value) for row in made], [row.reason for row in made if row.reason]
 
 
 def labelled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import chosen, words
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from ..data.inputs import Input
     from ..data.scored import Row, ScoreFile
-    from ..scoring import Scorer, Scores
+    from ..scoring import Sample, Scorer
     from .screen import Screen
 
 EXAMPLE = "visalign score pictures/ --prompt 'a red circle' --scorers rules --out scores.jsonl"
@@ -73,6 +73,7 @@ def _score(
 
     from ..data import clips
     from ..data.inputs import inputs
+    from ..data.scored import rows
     from ..data.sources import PICTURES
 
     endings = (*PICTURES, *clips.ENDINGS) if any(map(chosen.moves, scorers)) else PICTURES
@@ -82,7 +83,7 @@ def _score(
             for scorer in scorers:
                 missing = [each for each in part if (each.name, each.prompt or "", scorer.name) not in file]
                 if missing:
-                    file.add(rows(scorer, missing))
+                    file.add(rows(scorer, list(named(missing, moves=chosen.moves(scorer)))))
             stage(stage.done + len(part))
             yield from ((each.name, each.prompt or "") for each in part)
 
@@ -117,50 +118,28 @@ def batches(found: Iterator[Input]) -> Iterator[list[Input]]:
         yield list({(each.name, each.prompt): each for each in part}.values())
 
 
-def rows(scorer: Scorer, found: Sequence[Input]) -> list[Row]:
-    """What a scorer says of pictures, as rows of the file; of one that is not where it should be, why there is none."""
+def named(found: Sequence[Input], *, moves: bool) -> Iterator[tuple[str, str, Sample | str]]:
+    """Each picture, or clip where it `moves`, as a sample with its name and prompt; or why it cannot be read."""
     from ..images import ImageError
     from ..scoring import Sample
 
-    moves = chosen.moves(scorer)
-    read = [_read(each, moves) for each in found]
-    lost = {row: str(each) for row, each in enumerate(read) if isinstance(each, ImageError)}
     seen = "video" if moves else "image"
-    samples = [
-        Sample(one.prompt or "", **({} if isinstance(each, ImageError) else {seen: each}))
-        for one, each in zip(found, read, strict=True)
-    ]
-    said = scorer.score(samples)
-    return [_row(scorer.name, each, said, row, lost.get(row)) for row, each in enumerate(found)]
+    for each in found:
+        prompt = each.prompt or ""
+        try:
+            yield each.name, prompt, Sample(prompt, **{seen: _read(each, moves)})
+        except ImageError as error:
+            yield each.name, prompt, str(error)
 
 
 def _read(found: Input, moves: bool) -> Any:
-    """A picture, the path or the frames of a clip, or why there is none."""
+    """A picture, or the path or the frames of a clip. Raises ImageError."""
     from pathlib import Path
 
     from ..data.clips import Clip
-    from ..images import ImageError
 
-    try:
-        content = found.read()
-        return Clip(Path(found.name), (content,)).decoded()[0] if moves and isinstance(content, bytes) else content
-    except ImageError as error:
-        return error
-
-
-def _row(scorer: str, found: Input, said: Scores, row: int, lost: str | None) -> Row:
-    from ..data.scored import Row, number
-
-    return Row(
-        image=found.name,
-        prompt=found.prompt or "",
-        scorer=scorer,
-        value=number(float(said.values[row])) if said.judged[row] and lost is None else None,
-        reason=lost or said.reasons.get(row),
-        truncated=None if said.truncated is None else bool(said.truncated[row]),
-        sigma=None if said.sigma is None else number(float(said.sigma[row])),
-        aspects={name: float(part[row]) for name, part in said.aspects.items() if bool(part[row].isfinite())},
-    )
+    content = found.read()
+    return Clip(Path(found.name), (content,)).decoded()[0] if moves and isinstance(content, bytes) else content
 
 
 def show(wanted: Sequence[tuple[str, str]], file: ScoreFile, scorers: Sequence[str], screen: Screen, out: Any) -> int:
@@ -172,11 +151,16 @@ def show(wanted: Sequence[tuple[str, str]], file: ScoreFile, scorers: Sequence[s
         ]
         screen.table("Scores", ["picture", "prompt", *scorers], lines)
     parts = {name: [file.rows[(*key, name)] for key in wanted] for name in scorers}
-    summary = [[name, *_summed(part)] for name, part in parts.items()]
-    screen.table("Summary", ["scorer", "judged", "mean", "least", "greatest", "not judged", "prompts cut"], summary)
+    summary(parts, screen)
     if out:
         screen.say(f"{len(wanted)} pictures by {len(scorers)} scorers in {out}")
     return 0 if any(row.value is not None for part in parts.values() for row in part) else 1
+
+
+def summary(parts: Mapping[str, Sequence[Row]], screen: Screen) -> None:
+    """The table of what each scorer said of everything."""
+    lines = [[name, *_summed(part)] for name, part in parts.items()]
+    screen.table("Summary", ["scorer", "judged", "mean", "least", "greatest", "not judged", "prompts cut"], lines)
 
 
 def _cell(row: Row) -> str:

@@ -55,11 +55,12 @@ def inputs(path: Path, but: Collection[Path] = (), endings: Sequence[str] = PICT
 
 
 def _folder(path: Path, but: Collection[Path], endings: Sequence[str]) -> Iterator[Input]:
-    """Pictures in it and below; or its shards, tables and records, if it has any."""
+    """Pictures in it and below; or its shards, tables and records, if it has any. Hidden files are a run's at work."""
     if (path / "win").is_dir() and (path / "lose").is_dir():
         yield from _records(path)
         return
-    packed = [file for file in sorted(path.iterdir()) if file.suffix in PACKED and file.resolve() not in but]
+    listed = [file for file in sorted(path.iterdir()) if file.suffix in PACKED and file.name[0] != "."]
+    packed = [file for file in listed if file.resolve() not in but]
     found = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in endings and file.is_file()]
     if packed and found:
         raise DataError(f"{path} holds pictures and {packed[0].name}: name the files that are meant")

@@ -34,7 +34,7 @@ class RewardedView:
         for record in encoded.usable(records):
             values = record.utilities if record.scale == "utility" else np.full(len(record.items), np.nan)
             seen = np.flatnonzero(~np.isnan(values))
-            self.left_out["no scorer's value"] += len(values) - len(seen)
+            self.left_out.update(["no scorer's value"] * (len(values) - len(seen)))
             self.items += [(record, int(item)) for item in seen]
             found.append(values[seen])
         self.rewards = _standardised(np.concatenate(found) if found else np.empty(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from ..records import DataError
+from ..scoring import Sample, Scorer, Scores
 from .journal import begun, held
 from .shards import replace_file
 from .store import opened
@@ -91,7 +92,9 @@ class ScoreFile:
         given = json.loads(json.dumps(dict(scorers), default=str))
         for name in known.keys() & given.keys():
             if known[name] != given[name]:
-                raise DataError(f"{self.path} holds scores of {name} with other settings: write to another file")
+                raise DataError(
+                    f"{self.path} holds scores of {name} with other settings: write to another file, or delete this one"
+                )
         replace_file(self.note, json.dumps(known | given, indent=1, ensure_ascii=False).encode())
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -108,6 +111,12 @@ class ScoreFile:
             replace_file(self.path, _parquet(self.rows.values()))
             self._file.truncate(0)
         self.release()
+
+    def discard(self) -> None:
+        """Let go of the file and remove it and its note: its rows are in another."""
+        self.note.unlink(missing_ok=True)
+        self.growing.unlink(missing_ok=True)
+        self._file.close()
 
     def release(self) -> None:
         """Let go of the file; rows that are not in parquet yet wait beside it for the next run."""
@@ -180,6 +189,32 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             yield Row(**row | {"aspects": dict(row["aspects"])})
         except (KeyError, TypeError) as error:
             raise DataError(f"{path} holds no scores ({error}): write to another file") from None
+
+
+def rows(scorer: Scorer, found: Sequence[tuple[str, str, Sample | str]]) -> list[Row]:
+    """What a scorer says of samples, each with its name and prompt; a text in a sample's place is why there is none."""
+    good = [each for _, _, each in found if isinstance(each, Sample)]
+    said = scorer.score(good) if good else None
+    places = iter(range(len(good)))
+    return [
+        _row(scorer.name, name, prompt, said, next(places))
+        if said is not None and isinstance(each, Sample)
+        else Row(name, prompt, scorer.name, None, str(each))
+        for name, prompt, each in found
+    ]
+
+
+def _row(scorer: str, name: str, prompt: str, said: Scores, row: int) -> Row:
+    return Row(
+        image=name,
+        prompt=prompt,
+        scorer=scorer,
+        value=number(float(said.values[row])) if said.judged[row] else None,
+        reason=said.reasons.get(row),
+        truncated=None if said.truncated is None else bool(said.truncated[row]),
+        sigma=None if said.sigma is None else number(float(said.sigma[row])),
+        aspects={aspect: float(part[row]) for aspect, part in said.aspects.items() if bool(part[row].isfinite())},
+    )
 
 
 def number(value: float) -> float | None:
