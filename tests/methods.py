@@ -70,6 +70,7 @@ class Recorded:
 
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
+    "grpo": {"group": 3, "steps": 4, "scorer": Bright(), "guidance": 2.0},
     "inversion_dpo": {"steps": 4, "points": 2},
     "spo": {"steps": 4, "divert": 1, "candidates": 2, "threshold": 0.0, "scorer": Bright()},
 }
@@ -89,6 +90,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dragon by kto": {"name": "dragon", "surrogate": "kto"},
     "dragon unpaired": {"name": "dragon", "surrogate": "kto", "paired": False},
     "diffusion_npo by guidance": {"name": "diffusion_npo", "by": "guidance"},
+    "grpo with a reference": {"name": "grpo", "kl": 0.1, "variant": "release", "same_start": True, "trained": 0.6},
+    "grpo in a window": {"name": "grpo", "window": 2, "kl": 0.1, "guidance": 1.0, "noise": "cps", "spread": "none"},
     "self_npo guided": {"name": "self_npo", "negative_scale": -5.0},
     "spo of the negative branch": {"name": "spo", "trains": "negative"},
 }

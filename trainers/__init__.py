@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time the registry kno
     from .dragon import DRAGON as DRAGON
     from .flow_dpo import FlowDPO as FlowDPO
     from .flow_rwr import FlowRWR as FlowRWR
+    from .grpo import GRPO as GRPO
     from .inpo import InPO as InPO
     from .inversion_dpo import InversionDPO as InversionDPO
     from .mapo import MaPO as MaPO

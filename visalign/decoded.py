@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,23 +15,26 @@ from . import registry
 from .batches import Condition
 from .contract import Denoiser
 from .diffusion.sampling import to_uint8
+from .evaluation.comparison import samples
 from .models.encoders import Encoders
 from .models.folder import Folder
-from .scoring import Sample, Scorer, Specified
+from .scoring import Scorer, Specified
 
 
 @dataclass
 class Decoded:
     """Judges x_t by the picture that the reference believes it to become: one pass without guidance, then the VAE.
 
-    At noisy times that picture is a blur, an average over all that x_t may still become, and a scorer that was made for
-    finished pictures is out of its depth: SPO trains a step-aware one for that reason. Branch late, or at few noisy
-    steps, with this. `temperature` turns gaps of scores into logits; None: the scorer's own, which must then be known.
+    A finished picture is decoded as it is, without asking. What is believed at noisy times is a blur, an average over
+    all that x_t may still become, and a scorer that was made for finished pictures is out of its depth: SPO trains a
+    step-aware one for that reason. Branch late, or at few noisy steps, with this. `temperature` turns gaps of scores
+    into logits; None: the scorer's own, which must then be known.
     """
 
     scorer: str | Mapping[str, Any]  # a registered scorer
     folder: str  # the model folder whose VAE decodes
     temperature: float | None = None
+    batch: int = 8  # latents at a time through the VAE
     asks = 1
 
     def __post_init__(self) -> None:
@@ -54,11 +58,8 @@ class Decoded:
 
     def scores(self, latents: Tensor, texts: Sequence[str]) -> Tensor:
         """(n,) scores of finished latents over the temperature, NaN where the scorer could not judge."""
-        from PIL import Image
-
-        pictures = to_uint8(self.encoders.decode(latents))
-        samples = [Sample(text, image=Image.fromarray(each)) for text, each in zip(texts, pictures, strict=True)]
-        found = self._judge.score(samples)
+        pictures = [to_uint8(self.encoders.decode(part)) for part in latents.split(self.batch)]
+        found = self._judge.score(samples(texts, np.concatenate(pictures)))
         values = torch.where(found.judged, found.values, torch.nan) / self._scale
         return values.to(latents.device)
 
@@ -74,6 +75,9 @@ class Finishing:
 
     @torch.no_grad()
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """(n,) scores of what the reference makes of x_t (n, ...)."""
-        x0, _ = self.model.process.split(self.model.reference(x_t, t, condition), x_t, t)
+        """(n,) scores of what the reference makes of x_t (n, ...), or of a finished x_t itself."""
+        process = self.model.process
+        if bool((t <= process.grid(1)[0]).all()):
+            return self.judge.scores(x_t, self.texts)
+        x0, _ = process.split(self.model.reference(x_t, t, condition), x_t, t)
         return self.judge.scores(x0, self.texts)

@@ -105,13 +105,21 @@ TRANSFORMS: Mapping[str, type] = {
 # Within a group of K, the last axis ----------------------------------------------------------------------------------
 
 
-def group_zscore(values: Tensor) -> Tensor:
-    """(…, K) advantages: (value - mean) / (std + 1e-4) over the judged of a group, std with ddof 1; 0 where alone."""
+def group_zscore(values: Tensor, ddof: int = 1) -> Tensor:
+    """(…, K) advantages: (value - mean) / (std + 1e-4) over the judged of a group; 0 where alone."""
+    return group_centred(values) / (group_deviation(values, ddof) + GUARD)
+
+
+def group_centred(values: Tensor) -> Tensor:
+    """(…, K) by how much a value lies above the mean of the judged of its group."""
+    return values - values.nanmean(-1, keepdim=True)
+
+
+def group_deviation(values: Tensor, ddof: int = 1) -> Tensor:
+    """(…, 1) standard deviation of the judged of a group; 0 where there is one or none."""
     seen = ~values.isnan()
-    count = seen.sum(-1, keepdim=True)
-    centred = values - values.where(seen, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
-    variance = centred.where(seen, 0.0).square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-    return centred / (variance.sqrt() + GUARD)
+    squares = group_centred(values).where(seen, 0.0).square().sum(-1, keepdim=True)
+    return (squares / (seen.sum(-1, keepdim=True) - ddof).clamp(min=1)).sqrt()
 
 
 def group_rank(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..contract import Loss
-from ..process import Process
+from ..process import Flow, Process
 from .inversion import deviation
 
 
@@ -29,13 +29,61 @@ def walk(process: Process, steps: int) -> list[tuple[Tensor, Tensor]]:
     return [(t, to) for t, to in pairwise(times) if float(deviation(process, like, to[None], t[None])) > 0]
 
 
-def transition(process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (n, ...) and deviation (n, 1, …) of x at the times `to`, given x at t: DDIM with eta = 1 (arXiv 2010.02502,
-    eq. 12 and 16), written for any Gaussian path."""
+def transition(
+    process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor, level: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Mean (n, ...) and deviation (n, 1, …) of x at the times `to`, given x at t: DDIM with eta = `level`
+    (arXiv 2010.02502, eq. 12 and 16), written for any Gaussian path."""
+    return _landing(process, prediction, x, t, to, level * deviation(process, x, to, t))
+
+
+def preserving(
+    process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor, level: float = 0.8
+) -> tuple[Tensor, Tensor]:
+    """Likewise with the deviation s(to) sin(level pi / 2), a share of the noise that is left at `to` (Flow-CPS, arXiv
+    2509.05952; yifan123/flow_grpo, sde_type "cps"): x there has as much noise as the path wants, for any step length.
+    """
+    _, s_to = process.coefficients(to, x)
+    return _landing(process, prediction, x, t, to, s_to * math.sin(level * math.pi / 2))
+
+
+def _landing(
+    process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor, spread: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x at `to` where `spread` of its noise is fresh and the rest is what the network names."""
     a_to, s_to = process.coefficients(to, x)
     x0, noise = process.split(prediction, x, t)
-    spread = deviation(process, x, to, t)
     return a_to * x0 + (s_to.square() - spread.square()).clamp(min=0).sqrt() * noise, spread
+
+
+def diffused(
+    process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor, level: float = 0.7
+) -> tuple[Tensor, Tensor]:
+    """An Euler-Maruyama step of a flow's SDE with diffusion level sqrt(t / (1 - t)) (Flow-GRPO, arXiv 2505.05470, eq.
+    9), which grows without bound towards pure noise: there the 1 - t of the step's end is taken, as in released code.
+    """
+    (a, s), (a_to, _) = process.coefficients(t, x), process.coefficients(to, x)
+    return _euler(process, prediction, x, t, to, level * (s / torch.where(a == 0, a_to, a)).sqrt())
+
+
+def steadily(
+    process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor, level: float = 0.3
+) -> tuple[Tensor, Tensor]:
+    """Likewise with one diffusion, `level`, at all times (DanceGRPO, arXiv 2505.07818)."""
+    _, s = process.coefficients(t, x)
+    return _euler(process, prediction, x, t, to, torch.full_like(s, level))
+
+
+def _euler(
+    process: Process, prediction: Tensor, x: Tensor, t: Tensor, to: Tensor, diffusion: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x + (v + diffusion^2 / (2 t) noise) dt, deviation diffusion sqrt(-dt); the score of a flow is -noise / t."""
+    if not isinstance(process, Flow):
+        raise ValueError("this noise is that of a flow's SDE, and the model's path is none: noise=ddim or noise=cps")
+    (_, s), (_, s_to) = process.coefficients(t, x), process.coefficients(to, x)
+    x0, noise = process.split(prediction, x, t)
+    step = s_to - s
+    return x + (noise - x0 + diffusion.square() / (2 * s) * noise) * step, diffusion * (-step).sqrt()
 
 
 def log_prob(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
@@ -44,6 +92,12 @@ def log_prob(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     So do the released codes (RockeyCoss/SPO, ddim_with_logprob.py), and clip ranges are on that scale.
     """
     each = -((x - mean) / spread).square() / 2 - spread.log() - math.log(2 * math.pi) / 2
+    return each.flatten(1).mean(1)
+
+
+def divergence(mean: Tensor, other: Tensor, spread: Tensor) -> Tensor:
+    """(n,) KL of two normals (n, ...) of one deviation (n, 1, …), a mean over the latent (arXiv 2505.05470, eq. 10)."""
+    each: Tensor = ((mean - other) / spread).square() / 2
     return each.flatten(1).mean(1)
 
 

@@ -68,8 +68,10 @@ HEALTHY: dict[str, Healthy] = {
     ),
     "multiplier": Healthy("SmPO's M: how hard a pair is trained.", "above 0; -1 … 1 at a good span, up to 5 at most"),
     "subject_preferred": Healthy("Share of visits whose label is the subject's picture.", "no trend; 0.5 … 1"),
-    "score": Healthy("The judge's mean score of what was drawn at the steps.", "rises slowly"),
-    "kept": Healthy("Share of steps whose best and worst are no tie.", "0.3 … 1; near 0: lower the threshold"),
+    "score": Healthy("The judge's mean score of what was drawn.", "rises slowly"),
+    "score_spread": Healthy("How far a prompt's drawings differ in score.", "well above 0; near 0: all are alike"),
+    "kept": Healthy("Share of steps (spo) or prompts (grpo) that are no tie.", "0.3 … 1; near 0: lower the threshold"),
+    "kl": Healthy("How far the steps of drawings are from the reference's, a number.", "0 at step 0; a slow rise"),
     "frame_accuracy": Healthy(
         "Share of labelled frames with a margin above 0, ties as 1/2.", "0.5 at step 0; then 0.55 … 0.8"
     ),
