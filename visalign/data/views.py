@@ -135,11 +135,19 @@ def _rewarded(record: Preference) -> bool:
 
 
 class SinglesView:
-    """Single items: each pair's winner. Ties have no winner and are left out, as are records not judged."""
+    """Single items: each pair's winner, and what was liked by itself (a record of one item, as in `LabelledView`).
+
+    Ties have no winner and are left out, as are records not judged and single items not liked.
+    """
 
     def __init__(self, records: Iterable[Preference], encoded: Encoded, settings: Settings) -> None:
         self.rows = Rows(encoded, settings.prompt_dropout, settings.users)
-        self.pairs, self.left_out = sorted_out(records, encoded, 0.0, skip=True)
+        records = list(records)
+        liked = [record for record in encoded.usable(records) if _thumb(record) > 0]
+        alone = {record.key for record in liked}
+        rest = [record for record in records if record.key not in alone]
+        self.pairs, self.left_out = sorted_out(rest, encoded, 0.0, skip=True)
+        self.pairs += [Pair(record, 0, 0, 1.0) for record in liked]
 
     def __len__(self) -> int:
         return len(self.pairs)
