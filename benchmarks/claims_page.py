@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from visalign.evaluation.statistics import Interval, mean, win_rate
 from visalign.playground import corpus
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+CELLS = Path(__file__).resolve().parent / "results" / "claims"
 PPD = Path(__file__).resolve().parent / "results" / "ppd.json"
 FIRST = "voters"  # the judge by whose taste the votes were cast
 NAMES = {"voters": "the voters' taste", "redrawing": "a second judge", "playground_hps": "a trained scorer"}
@@ -44,14 +45,14 @@ class Found:
         return sorted({each.name for each in moved if not each.holds})
 
 
-def read(folder: Path) -> dict[str, Found]:
-    """Every row that has a cell."""
+def read(folder: Path, table: Mapping[str, Row]) -> dict[str, Found]:
+    """Every row of a table that has a cell in the folder."""
     cells: dict[str, list[Cell]] = {}
     for file in sorted(folder.glob("*.json")):
         cell = json.loads(file.read_text(encoding="utf-8"))
-        if cell["row"] in TABLE:
+        if cell["row"] in table:
             cells.setdefault(cell["row"], []).append(cell)
-    return {name: Found(row, cells[name]) for name, row in TABLE.items() if name in cells}
+    return {name: Found(row, cells[name]) for name, row in table.items() if name in cells}
 
 
 def averaged(values: np.ndarray) -> Interval:
@@ -66,9 +67,9 @@ def beaten(first: Found, second: Found, judge: str) -> Interval:
     return win_rate(chance.ravel(), list(range(chance.shape[1])) * len(chance))
 
 
-def write(folder: Path) -> None:
+def write() -> None:
     """Write docs/claims.md and docs/claims.png."""
-    found = read(folder)
+    found = read(CELLS, TABLE)
     if "base" not in found:
         raise SystemExit("no cell of the base yet: run the row `base` first")
     plain = [each for each in found.values() if each.row.held_out == "plain" and each.row.name != "base"]
@@ -117,13 +118,17 @@ def cost(each: Found) -> list[str]:
 
 def claims(found: dict[str, Found]) -> str:
     """A line a claim, with the numbers that speak for or against it."""
-    lines = [["claim", "compared", "judge", "win rate", "here"], ["---"] * 5]
-    for claim in CLAIMS:
-        if claim.first in found and claim.second in found:
-            lines.append(claimed(claim, found[claim.first], found[claim.second]))
+    lines = stated(CLAIMS, found)
     if PPD.is_file():
         lines.append(personal(json.loads(PPD.read_text(encoding="utf-8"))["ppd_against"]["dpo"]["win_rate"]))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def stated(said: Sequence[Claim], found: Mapping[str, Found]) -> list[list[str]]:
+    """A head, and a line for each claim whose two rows there are."""
+    known = [claim for claim in said if claim.first in found and claim.second in found]
+    head = [["claim", "compared", "judge", "win rate", "here"], ["---"] * 5]
+    return head + [claimed(claim, found[claim.first], found[claim.second]) for claim in known]
 
 
 def personal(win: Mapping[str, float]) -> list[str]:
@@ -142,13 +147,20 @@ def claimed(claim: Claim, first: Found, second: Found) -> list[str]:
     return [f"{claim.says} ({claim.paper})", rows, NAMES.get(claim.judge, claim.judge), str(win), verdict]
 
 
-def figure(base: Found, rows: Iterable[Found]) -> Any:
+def figure(base: Found, rows: Sequence[Found]) -> Any:
     """Win rates against the base with their intervals, a row a line, a mark a judge."""
     from matplotlib.figure import Figure
 
-    rows = list(rows)
     drawn = Figure(figsize=(7.5, 0.42 * len(rows) + 1.2))
     axes = drawn.subplots()
+    bars(axes, base, rows)
+    axes.set_xlabel("win rate against the base, 95 % intervals over prompts")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return drawn
+
+
+def bars(axes: Any, base: Found, rows: Sequence[Found]) -> None:
+    """The same on axes that are there."""
     judges = [name for name in NAMES if name in base.judges()]
     for number, (name, mark) in enumerate(zip(judges, "osD", strict=False)):
         shown = [(place, beaten(each, base, name)) for place, each in enumerate(rows) if name in each.judges()]
@@ -160,10 +172,7 @@ def figure(base: Found, rows: Iterable[Found]) -> Any:
         )
     axes.axvline(0.5, color="0.6", linewidth=1)
     axes.set_yticks([-place for place in range(len(rows))], [each.row.about for each in rows])
-    axes.set_xlabel("win rate against the base, 95 % intervals over prompts")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    return drawn
 
 
 HEAD = """# Claims, and what reproduces on the playground
