@@ -271,14 +271,16 @@ def test_a_share_of_the_steps_is_trained_and_every_step_in_its_turn() -> None:
     assert bool((rows.diff(dim=1) > 0).all()) and set(rows.flatten().tolist()) == set(range(10))
 
 
-def test_recomputing_changes_memory_alone() -> None:
+def test_recomputing_and_portions_change_memory_alone() -> None:
     found = []
-    for recompute in (True, False):
+    for settings in ({"recompute": False, "portion": 3}, {"portion": 3}, {"portion": 2}, {"portion": 9}):
         model = methods.denoiser("flow")
-        loss = GRPO(**{**SMALL, "recompute": recompute}).loss(methods.prompts(2), model)
+        loss = GRPO(**{**SMALL, "kl": 0.1, **settings}).loss(methods.prompts(2), model)
         gradient = torch.autograd.grad(loss.each.sum(), list(model.trainable().values()))
-        found.append((loss.each.detach(), *gradient))
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        found.append(torch.cat([loss.each.detach(), *(each.flatten() for each in gradient)]))
+    assert torch.equal(found[0], found[1])
+    assert all(torch.allclose(found[0], each, rtol=1e-9, atol=1e-12) for each in found[2:])
+    assert grpo(recompute=True, portion=2).passes.held == 2 and grpo(recompute=True, portion=9).passes.held == 3
 
 
 def test_the_empty_prompts_answer_is_kept_out_of_the_released_gradient() -> None:
@@ -294,6 +296,8 @@ def test_what_cannot_be_is_refused() -> None:
     for beyond in ({"trained": 0.0}, {"most": 0.0}, {"kl": -1.0}):
         with pytest.raises(ValueError, match="0 < trained <= 1, most > 0, kl >= 0"):
             grpo(**beyond)
+    with pytest.raises(ValueError, match="a portion is one drawing or more"):
+        grpo(portion=0)
     with pytest.raises(ValueError, match="a level of noise is above 0"):
         grpo(level=0.0)
 

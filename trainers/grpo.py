@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -80,7 +80,8 @@ class GRPO:
     most: float = 5.0
     kl: float = 0.0
     variant: Literal["paper", "release"] = "paper"
-    recompute: bool = True  # of each step's activations: the memory of one step, a third more time
+    portion: int = 4  # drawings of a prompt that go through the network at a time
+    recompute: bool = True  # of each step's activations: the memory of one portion in one step, a third more time
     batch_type = Prompts
 
     def __post_init__(self) -> None:
@@ -90,6 +91,8 @@ class GRPO:
             raise ValueError(f"group >= 2, steps >= 2, 0 <= window < steps: {given}")
         if not 0 < self.trained <= 1 or not self.most > 0 or not self.kl >= 0:
             raise ValueError(f"0 < trained <= 1, most > 0, kl >= 0: {self.trained}, {self.most}, {self.kl}")
+        if self.portion < 1:
+            raise ValueError(f"a portion is one drawing or more, got {self.portion}")
         if self.level is not None and not self.level > 0:
             raise ValueError(f"a level of noise is above 0, got {self.level}")
         self._judge = LatentJudge(self.scorer)
@@ -109,8 +112,8 @@ class GRPO:
         """Every drawing, then its trained steps once more; the pictures are finished and judged as they are."""
         asked, learnt = 1 if self.guidance in (0.0, 1.0) else 2, self.group * self.count
         free = self.group * self.steps * asked + learnt * (self.still + (asked if self.kl else 0))
-        moving = asked - self.still
-        return Passes(policy=learnt * moving, free=free, held=self.group * moving if self.recompute else None)
+        moving, held = asked - self.still, min(self.portion, self.group)
+        return Passes(policy=learnt * moving, free=free, held=held * moving if self.recompute else None)
 
     @property
     def still(self) -> bool:
@@ -122,12 +125,12 @@ class GRPO:
         rows = torch.arange(len(batch), device=batch.condition.text.device).repeat_interleave(self.group)
         told, untold = picked(batch.condition, rows), picked(batch.empty, rows)
         places = self.places(batch)
+        policy, reference = self.answers(model, told, untold, self.portion * len(batch))
         with torch.no_grad():
-            drawn = self.drawn(batch, model.process, guided(model.policy, told, untold, self.guidance), places)
+            drawn = self.drawn(batch, model.process, policy, places)
             judge = self._judge.of(model, [text for text in batch.texts for _ in range(self.group)])
             scores = judge(drawn.final, drawn.times[-1].expand(len(rows)), told).reshape(len(batch), self.group)
         advantage = self.advantages(scores)
-        policy, reference = self.answers(model, told, untold)
         ratios, far = self.densities(drawn, places.repeat_interleave(self.group, 0), model.process, policy, reference)
         each = self.kl * far.reshape_as(advantage) - advantage * ratios.reshape_as(advantage)
         differ = (advantage != 0).any(1).to(batch.weight)
@@ -176,15 +179,20 @@ class GRPO:
             found = group_zscore(scores, ddof=1 if self.spread == "sample" else 0)
         return torch.where(scores.isnan(), 0.0, found).clamp(-self.most, self.most)
 
-    def answers(self, model: Denoiser, told: Condition, untold: Condition) -> tuple[Answer, Answer | None]:
-        """What policy and, for the KL, reference answer under guidance; `recompute` makes activations again."""
+    def answers(self, model: Denoiser, told: Condition, untold: Condition, size: int) -> tuple[Answer, Answer]:
+        """What policy and reference answer under guidance, `size` drawings at a time; the policy's activations are made
+        again where `recompute` says so."""
         still = torch.no_grad()(model.policy) if self.still and told.guidance is None else None
-        policy = guided(model.policy, told, untold, self.guidance, still)
-        reference = guided(model.reference, told, untold, self.guidance) if self.kl else None
-        return partial(checkpoint, policy, use_reentrant=False) if self.recompute else policy, reference
+        policy, reference = [], []
+        for rows in torch.arange(len(told), device=told.text.device).split(size):
+            asked = picked(told, rows), picked(untold, rows), self.guidance
+            answer = guided(model.policy, *asked, still)
+            policy.append(partial(checkpoint, answer, use_reentrant=False) if self.recompute else answer)
+            reference.append(guided(model.reference, *asked))
+        return partial(in_turn, policy, size), partial(in_turn, reference, size)
 
     def densities(
-        self, drawn: Drawn, places: Tensor, process: Process, policy: Answer, reference: Answer | None
+        self, drawn: Drawn, places: Tensor, process: Process, policy: Answer, reference: Answer
     ) -> tuple[Tensor, Tensor]:
         """Means over the steps at `places` (drawings, count): p / sg[p], and the KL to the reference, (drawings,)."""
         law, ratios, far = self.law(process), [], []
@@ -193,7 +201,7 @@ class GRPO:
             mean, spread = law(process, policy(x, t), x, t, to)
             logp = self.log_prob(after, mean, spread)
             ratios.append((logp - logp.detach()).exp())
-            if reference is not None:
+            if self.kl:
                 with torch.no_grad():
                     anchor, _ = law(process, reference(x, t), x, t, to)
                 length = t - to if self.variant == "release" and isinstance(process, Flow) else torch.ones_like(logp)
@@ -204,6 +212,11 @@ class GRPO:
         """(n,) log-density of a step, a mean over the latent."""
         bare = self.variant == "release" and self.noise == "cps"
         return -(x - mean).square().flatten(1).mean(1) if bare else log_prob(x, mean, spread)
+
+
+def in_turn(answers: Sequence[Answer], size: int, x: Tensor, t: Tensor) -> Tensor:
+    """What these answer, each asked about the next `size` of x (m, ...) at t (m,)."""
+    return torch.cat([each(*part) for each, *part in zip(answers, x.split(size), t.split(size), strict=True)])
 
 
 if __name__ == "__main__":
