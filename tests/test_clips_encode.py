@@ -69,7 +69,7 @@ def test_nothing_is_encoded_twice_and_what_changes_the_value_is_encoded_anew(tmp
     records = pairs(tmp_path, 2, 13)
     shutil.copy(tmp_path / "0-one.webp", tmp_path / "copy.webp")
     records.append(Preference("a", ("copy.webp", "1-one.webp"), key="again"))
-    for changes, count in (({}, 4), ({}, 0), ({"frames": 13}, 4), ({"flips": True}, 4), ({"resolution": 8}, 4)):
+    for changes, count in (({}, 4), ({}, 0), ({"frames": 13}, 4), ({"resolution": 8}, 4)):
         run(records, encoders, tmp_path, **changes)
         assert len(encoders.clips) == count, changes
     clips.write(tmp_path / "0-one.webp", noise(99, 13))
@@ -106,13 +106,10 @@ def test_what_was_encoded_before_a_stop_need_not_be_encoded_again(tmp_path: Path
     assert all(torch.equal(resumed.latent(item).mean, whole.latent(item).mean) for item in items)
 
 
-def test_every_frame_is_mirrored_and_cut_out_alike(tmp_path: Path, encoders: Filming) -> None:
-    records = pairs(tmp_path, 1, size=(18, 23))
-    run(records, encoders, tmp_path, flips=True)
-    plain, mirrored = encoders.clips[:2]
-    assert plain.shape == (3, FRAMES, SIDE, SIDE)
-    assert -1 <= plain.min() < plain.max() <= 1
-    assert torch.equal(plain.flip(-1)[:, 3], mirrored[:, 3]) or (plain.flip(-1) - mirrored).abs().max() < 0.1
+def test_every_frame_is_cut_out_and_scaled(tmp_path: Path, encoders: Filming) -> None:
+    run(pairs(tmp_path, 1, size=(18, 23)), encoders, tmp_path)
+    assert encoders.clips[0].shape == (3, FRAMES, SIDE, SIDE)
+    assert -1 <= encoders.clips[0].min() < encoders.clips[0].max() <= 1
 
 
 def test_each_kind_of_bad_clip_is_set_aside_with_its_reason(tmp_path: Path, encoders: Filming) -> None:
@@ -155,7 +152,7 @@ def test_a_batch_of_three_clips_is_three_batches_of_one_bit_for_bit(
     tmp_path: Path, encoders: Filming, kind: type
 ) -> None:
     records = pairs(tmp_path, 3)
-    made = view(kind, records, run(records, encoders, tmp_path, flips=True), Settings(prompt_dropout=0.5))
+    made = view(kind, records, run(records, encoders, tmp_path), Settings(prompt_dropout=0.5))
     name = "win" if kind is Pairs else "x"
     together = getattr(made.batch([2, 0, 1], [1, 0, 4], 3), name)
     apart = [getattr(made.batch([i], [visit], 3), name) for i, visit in ((2, 1), (0, 0), (1, 4))]
@@ -185,7 +182,7 @@ def test_many_frames_are_not_held_ahead_of_their_turn(tmp_path: Path, encoders: 
     from visalign.data.pictures import Pictures
 
     held = [
-        Pictures(encoders, tmp_path, tmp_path / "cache", (SIDE, SIDE), frames, flips=False, dtype=torch.float32).ahead
+        Pictures(encoders, tmp_path, tmp_path / "cache", (SIDE, SIDE), frames, dtype=torch.float32).ahead
         for frames in (None, 2, 81)
     ]
     assert held == [16, 8, 1]

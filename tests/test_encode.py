@@ -104,15 +104,6 @@ def test_captions_of_items_are_encoded_too(tmp_path: Path, encoders: Encoders) -
         assert torch.equal(encoded.text(caption)[0], encoders.encode_prompts([caption])[0][0])
 
 
-def test_flips_are_kept_beside_what_they_mirror(tmp_path: Path, encoders: Encoders) -> None:
-    records = pairs(tmp_path, 1)
-    encoded = run(records, encoders, tmp_path, flips=True)
-    item = records[0].items[0]
-    framed = media.framed(images.load(tmp_path / item), SIDE, flip=True)
-    assert torch.equal(encoded.latent(item, True).mean, encoders.encode_images(framed.pixels[None])[0][0])
-    assert not torch.equal(encoded.latent(item, True).mean, encoded.latent(item).mean)
-
-
 def test_progress_counts_to_the_end(tmp_path: Path, encoders: Encoders) -> None:
     told: list[tuple[str, int, int]] = []
     run(pairs(tmp_path, 2), encoders, tmp_path, progress=lambda *step: told.append(step))
@@ -127,7 +118,6 @@ def test_progress_counts_to_the_end(tmp_path: Path, encoders: Encoders) -> None:
     [
         ({"resolution": 8}, 4, 0),
         ({"dtype": torch.bfloat16}, 4, 0),
-        ({"flips": True}, 4, 0),
         ({"fingerprint": "other weights"}, 4, 3),
     ],
 )

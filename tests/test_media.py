@@ -99,13 +99,6 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     assert (found.min().item(), found.max().item()) == (-1.0, 1.0)
 
 
-def test_a_flip_mirrors_the_pixels_and_the_corner() -> None:
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 47, 3), dtype=np.uint8))
-    plain, mirrored = media.framed(image, 32), media.framed(image, 32, flip=True)
-    assert torch.equal(plain.pixels.flip(2), mirrored.pixels)
-    assert (plain.corner, mirrored.corner) == ((0, 7), (0, 8))
-
-
 def test_specks_are_refused_and_ribbons_stay_small() -> None:
     with pytest.raises(ImageError, match="too small: 1 x 1 for 64 x 64"):
         media.framed(Image.new("RGB", (1, 1)), 64)

@@ -14,7 +14,7 @@ import tiny
 import torch
 from paired import pairs
 
-from visalign.batches import Labelled, Pairs, Prompts, Rankings, Singles
+from visalign.batches import Comparisons, Labelled, Pairs, Prompts, Singles
 from visalign.contract import View
 from visalign.data.encode import Encoded, encode
 from visalign.data.pairing import Pair, paired
@@ -151,12 +151,9 @@ def test_sdxl_is_told_the_true_size_and_the_crop_of_each_item(encoders: Encoders
 
 
 @pytest.mark.parametrize("kind", [Pairs, Singles])
-@pytest.mark.parametrize("flips", [False, True])
-def test_a_batch_of_three_is_three_batches_of_one_bit_for_bit(
-    encoders: Encoders, folder: Path, kind: type, flips: bool
-) -> None:
+def test_a_batch_of_three_is_three_batches_of_one_bit_for_bit(encoders: Encoders, folder: Path, kind: type) -> None:
     records = pairs(folder, 4, size=(23, 18))
-    made = view(kind, records, taken(records, encoders, folder, flips=flips), Settings(prompt_dropout=0.5))
+    made = view(kind, records, taken(records, encoders, folder), Settings(prompt_dropout=0.5))
     indices, visits = [2, 0, 3], [1, 0, 4]
     together = tensors(made.batch(indices, visits, seed=3))
     apart = [tensors(made.batch([i], [visit], seed=3)) for i, visit in zip(indices, visits, strict=True)]
@@ -191,24 +188,6 @@ def test_the_two_of_a_pair_lose_their_prompt_together_at_the_stated_rate(encoder
     for rate, all_dropped in ((0.0, False), (1.0, True)):
         text = view(Pairs, records, encoded, Settings(prompt_dropout=rate)).batch([0, 1], [0, 0], seed=0).condition.text
         assert bool((text == empty).flatten(1).all(1).any()) == all_dropped
-
-
-def test_the_two_of_a_pair_are_mirrored_together(encoders: Encoders, folder: Path) -> None:
-    records = pairs(folder, 1, size=(23, 18))
-    encoded = taken(records, encoders, folder, flips=True)
-    batch = pairs_view(records, encoded).batch([0] * 40, list(range(40)), seed=0)
-    noise = {
-        side: batch.draw.normal(f"posterior/{side}", batch.win.shape[1:], like=batch.win) for side in ("win", "lose")
-    }
-    sides = {}
-    for side, x in (("win", batch.win), ("lose", batch.lose)):
-        plain, mirrored = (encoded.latent(f"0/{side}.png", flip) for flip in (False, True))
-        is_plain = (x == plain.mean + plain.deviation * noise[side]).flatten(1).all(1)
-        is_mirrored = (x == mirrored.mean + mirrored.deviation * noise[side]).flatten(1).all(1)
-        assert torch.equal(is_plain, ~is_mirrored)
-        sides[side] = is_mirrored
-    assert torch.equal(sides["win"], sides["lose"])
-    assert 5 < int(sides["win"].sum()) < 35
 
 
 def test_latents_kept_in_half_are_sampled_in_float32(encoders: Encoders, folder: Path) -> None:
@@ -252,6 +231,18 @@ def test_single_items_are_the_winners(encoders: Encoders, folder: Path) -> None:
     winners = SinglesView(records, encoded, Settings())
     assert ([winners.key(i) for i in range(len(winners))], winners.left_out["both bad"]) == (["pair-0"], 1)
     assert torch.equal(winners.batch([0], [2], 5).x, PairsView(records, encoded, Settings()).batch([0], [2], 5).win)
+
+
+def test_what_was_liked_by_itself_is_a_single_item_too(encoders: Encoders, folder: Path) -> None:
+    """A corpus of pictures and captions is such records: `sft` trains on it without pairs."""
+    records = mixed(folder)
+    for row, chance in enumerate((1.0, 0.2, 0.5)):
+        item = (f"{row}/win.png",)
+        records.append(Preference("by itself", item, np.array([chance]), scale="probability", key=f"one-{row}"))
+    made = SinglesView(records, taken(records, encoders, folder), Settings())
+    assert [made.key(i) for i in range(len(made))] == ["pair-0", "one-0"]
+    assert made.batch([1], [0], 0).x.shape == made.batch([0], [0], 0).x.shape
+    assert made.left_out["not judged"] >= 2, "disliked, or neither"
 
 
 def test_labelled_items_are_winners_and_losers_each_by_itself(encoders: Encoders, folder: Path) -> None:
@@ -345,8 +336,8 @@ def test_a_condition_says_whose_taste_it_is(encoders: Encoders, folder: Path) ->
 def test_what_a_view_cannot_be_is_said_in_words(encoders: Encoders, folder: Path) -> None:
     records = mixed(folder)
     encoded = taken(records, encoders, folder)
-    with pytest.raises(DataError, match="no view makes Rankings; there are views for Pairs, Anchored, Segments"):
-        view(Rankings, records, encoded)
+    with pytest.raises(DataError, match="no view makes Comparisons; there are views for Pairs, Anchored, Segments"):
+        view(Comparisons, records, encoded)
     with pytest.raises(DataError, match=r"no record is left to train on; left out were \{'tie': 1, 'both bad': 1"):
         view(Pairs, records[1:], encoded)
     with pytest.raises(DataError, match="'drop' is not one of skip, half"):

@@ -117,20 +117,6 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Rankings:
-    """b prompts with K items each, and the items' scores (higher is better, NaN where nobody looked)."""
-
-    x: Tensor  # (b, K, ...) latents
-    condition: Condition  # (b, ...)
-    draw: Draws
-    scores: Tensor  # (b, K)
-    weight: Tensor  # (b,)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-@dataclass(frozen=True)
 class Comparisons:
     """b prompts with K pictures each and what was thought of them: what a reward model learns from.
 
@@ -289,9 +275,12 @@ def _both(left: Tensor | None, right: Tensor | None, what: str) -> Tensor | None
 
 
 def moved(value: T, device: torch.device | str) -> T:
-    """The same batch on another device: every tensor of every nested dataclass and mapping."""
+    """The same batch on another device: every tensor of every nested dataclass and mapping.
+
+    What comes from the CPU does not wait for what the device still has to do; what comes from the device is there.
+    """
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)  # type: ignore[return-value]
+        return value.to(device, non_blocking=value.device.type == "cpu")  # type: ignore[return-value]
     if isinstance(value, Mapping):
         return {name: moved(each, device) for name, each in value.items()}  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):

@@ -122,7 +122,7 @@ class Method(Protocol):
 
     @property
     def batch_type(self) -> type:
-        """Which view of the data it is fed: Pairs, Singles, Rankings, …"""
+        """Which view of the data it is fed: Pairs, Singles, Prompts, …"""
 
     @property
     def reference(self) -> Reference:

@@ -2,7 +2,7 @@
 
 What is kept of one is the mean and the deviation of the VAE's posterior, not a sample of it, so that each visit draws
 its own. Its key is a hash of everything that changes the value: the file's bytes, the encoders' fingerprint, the
-resolution, the number of frames, the crop, the flip and the dtype. Pictures and prompts go through one at a time: an
+resolution, the number of frames, the crop and the dtype. Pictures and prompts go through one at a time: an
 entry is then a function of its input alone, bit for bit, whatever else was missing from the cache (on a CPU a batch is
 no faster, and a VAE fills an accelerator with one picture of 512 pixels).
 """
@@ -43,7 +43,6 @@ class Encoded:
     sides: tuple[int, int]  # height and width, in pixels
     frames: int | None  # of a clip, in pixels' time; None: items are pictures
     stride: int  # of them in a latent frame after the first
-    flips: bool
     wants_time_ids: bool
     guidance: float | None  # what the denoiser is told of it; None: nothing
     latent_shape: tuple[int, ...]
@@ -52,17 +51,17 @@ class Encoded:
     rebuilt: tuple[Path, ...]  # damaged shards that were found and set aside
     _latents: Shards
     _texts: Shards
-    _keys: Mapping[tuple[str, bool], str]  # (item, flipped) -> key of its latent
+    _keys: Mapping[str, str]  # item -> key of its latent
     _text_keys: Mapping[str, str]
 
-    def latent(self, item: str, flipped: bool = False) -> Latent:
+    def latent(self, item: str) -> Latent:
         """The posterior of an item."""
-        row = self._latents[self._keys[item, flipped]]
+        row = self._latents[self._keys[item]]
         return Latent(row["mean"], row["deviation"], row["frame"])
 
     def length(self, item: str) -> int:
         """How many frames a clip has, of which the first are encoded."""
-        return int(self._latents.column(self._keys[item, False], "length"))
+        return int(self._latents.column(self._keys[item], "length"))
 
     def text(self, prompt: str) -> tuple[Tensor, Tensor | None]:
         """Hidden states (tokens, width) and pooled text (width,) of a prompt; "" is always there."""
@@ -90,8 +89,8 @@ def encode(
     width: int | None = None,
     frames: int | None = None,
     max_bad: float = 0.01,
-    flips: bool = False,
     texts_only: bool = False,
+    prompts: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Encoded:
@@ -99,24 +98,23 @@ def encode(
 
     Args: `root` is the folder that items are relative to; `resolution` pixels are the sides of what is cut out of each,
     the upright ones where `width` is given; `frames` makes items clips, of which the first so many frames are encoded,
-    and a clip that has fewer is a bad record; `max_bad` the share of records that may be bad (ten always may); `flips`
-    also encodes every picture mirrored; `texts_only` leaves the pictures alone, for methods that train on what the
-    model draws; `dtype` is what latents are kept in.
+    and a clip that has fewer is a bad record; `max_bad` the share of records that may be bad (ten always may);
+    `texts_only` leaves the pictures alone, for methods that train on what the model draws; `prompts` are further texts
+    that views are asked for; `dtype` is what latents are kept in.
     Raises DataError when too many records are bad, or none is left.
     """
     if not records:
         raise DataError("there are no records to train on: give a file that holds some")
     sides = resolution, width or resolution
     latent_shape = encoders.latent_shape(_size(encoders, sides, frames))
-    pictures = Pictures(encoders, root, cache, sides, frames, flips=flips, dtype=dtype)
+    pictures = Pictures(encoders, root, cache, sides, frames, dtype=dtype)
     listed, told = cache / "quarantine.jsonl", progress or _silent
     bad = [] if texts_only else _all_pictures(records, pictures, max_bad, listed, told)
-    texts, text_keys = _all_texts(records, encoders, cache, told)
+    texts, text_keys = _all_texts([*_texts_of(records), *prompts], encoders, cache, told)
     return Encoded(
         sides=sides,
         frames=frames,
         stride=1 if frames is None else encoders.stride,
-        flips=flips,
         wants_time_ids=encoders.wants_time_ids,
         guidance=encoders.guidance,
         latent_shape=latent_shape,
@@ -171,13 +169,17 @@ def _all_pictures(
     return bad
 
 
+def _texts_of(records: Sequence[Preference]) -> Iterator[str]:
+    """Every prompt and caption."""
+    return (text for record in records for text in (record.prompt, *record.captions))
+
+
 def _all_texts(
-    records: Sequence[Preference], encoders: Encoders, cache: Path, progress: Progress
+    texts: Iterable[str], encoders: Encoders, cache: Path, progress: Progress
 ) -> tuple[Shards, dict[str, str]]:
-    """Encode every prompt and caption once, and the empty one."""
-    texts = dict.fromkeys(["", *(text for record in records for text in (record.prompt, *record.captions))])
+    """Encode each text once, and the empty one."""
     shards = Shards(cache / "texts" / name_of("texts", FORMAT, encoders.fingerprint)[:32])
-    keys = {text: name_of(text) for text in texts}
+    keys = {text: name_of(text) for text in dict.fromkeys(["", *texts])}
     for done, (text, key) in enumerate(keys.items(), start=1):
         if key not in shards:
             hidden, pooled = encoders.encode_prompts([text])

@@ -1,4 +1,4 @@
-"""From an item's reference to the pixels that a model is shown: fetch, one resize and crop, flip."""
+"""From an item's reference to the pixels that a model is shown: fetch, one resize and crop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from .. import images
@@ -149,8 +149,8 @@ class Framed:
     corner: tuple[int, int]  # top, left of the crop, in pixels of the resized picture
 
 
-def framed(image: Image.Image, resolution: int, width: int | None = None, *, flip: bool = False) -> Framed:
-    """Brought to cover `resolution` x `width` (None: a square) by Lanczos, the centre cut out, then mirrored or not.
+def framed(image: Image.Image, resolution: int, width: int | None = None) -> Framed:
+    """Brought to cover `resolution` x `width` (None: a square) by Lanczos, the centre cut out.
 
     Resizing and cutting is one call, so a ribbon of a picture never becomes a giant one. Raises ImageError for a
     picture that would be enlarged more than BLOW_UP times.
@@ -164,8 +164,6 @@ def framed(image: Image.Image, resolution: int, width: int | None = None, *, fli
     across, down = image.width / wide, image.height / high
     box = (left * across, top * down, (left + sides[0]) * across, (top + sides[1]) * down)
     cut = image.resize(sides, Image.Resampling.LANCZOS, box=box)
-    cut = ImageOps.mirror(cut) if flip else cut
-    left = wide - sides[0] - left if flip else left
     pixels = torch.from_numpy(np.array(cut)).permute(2, 0, 1).float().div(127.5).sub(1.0)
     return Framed(pixels.contiguous(), (image.height, image.width), (top, left))
 

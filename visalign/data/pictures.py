@@ -28,7 +28,7 @@ class _Read:
     """An item that was read: the hash of its bytes, and what of it must be encoded."""
 
     digest: str
-    framed: dict[bool, Framed]  # flipped -> pixels, where the cache has none
+    framed: Framed | None = None  # its pixels, where the cache has none
     length: int = 0  # frames of the whole clip, where it was decoded
 
 
@@ -46,18 +46,16 @@ class Pictures:
         sides: tuple[int, int],
         frames: int | None = None,
         *,
-        flips: bool,
         dtype: torch.dtype,
     ) -> None:
         self.encoders, self.root, self.sides, self.frames = encoders, root, sides, frames
-        self.dtype, self.faces = dtype, (False, True) if flips else (False,)
+        self.dtype = dtype
         self.ahead = max(1, AHEAD // (frames or 1))
         side = str(sides[0]) if sides[0] == sides[1] else f"{sides[0]} by {sides[1]}"
         size = side if frames is None else f"{frames} x {side}"
         settings = ("latents", FORMAT, encoders.fingerprint, size, "lanczos center", str(dtype))
         self.shards = Shards(cache / "latents" / name_of(*settings)[:32])
-        self.keys: dict[tuple[str, bool], str] = {}  # (item, flipped) -> key in the shards
-        self._digests: dict[str, str] = {}
+        self.keys: dict[str, str] = {}  # item -> key in the shards: the hash of its bytes
 
     def taken(self, records: Sequence[Preference]) -> Generator[tuple[Preference, Bad | None]]:
         """Each record in turn once its items are encoded, with what is wrong with it, if anything is."""
@@ -89,25 +87,24 @@ class Pictures:
 
     def _read(self, item: str) -> _Read:
         """On a thread: the bytes, their hash, and the pixels of what the cache has not."""
-        if item in self._digests:
-            return _Read(self._digests[item], {})
+        if item in self.keys:
+            return _Read(self.keys[item])
         found = clips.opened(item, self.root, self.frames)
         digest = found.digest
-        missing = [flip for flip in self.faces if _key(digest, flip) not in self.shards]
-        frames, length = found.decoded(self.frames) if missing else ((), 0)
-        return _Read(digest, {flip: self._framed(frames, flip) for flip in missing}, length)
+        if digest in self.shards:
+            return _Read(digest)
+        frames, length = found.decoded(self.frames)
+        return _Read(digest, self._framed(frames), length)
 
-    def _framed(self, frames: Sequence[Image], flip: bool) -> Framed:
-        cut = [media.framed(each, *self.sides, flip=flip) for each in frames]
+    def _framed(self, frames: Sequence[Image]) -> Framed:
+        cut = [media.framed(each, *self.sides) for each in frames]
         return cut[0] if self.frames is None else media.in_a_row(cut)
 
     def _encoded(self, item: str, read: _Read) -> str:
-        """The hash of an item's bytes, once every side of it is in the cache."""
-        for flip, framed in read.framed.items():
-            if _key(read.digest, flip) not in self.shards:  # another item of the same content may have come first
-                self._encode(_key(read.digest, flip), framed, read.length)
-        self.keys.update({(item, flip): _key(read.digest, flip) for flip in self.faces})
-        self._digests[item] = read.digest
+        """The hash of an item's bytes, once it is in the cache."""
+        if read.framed is not None and read.digest not in self.shards:  # another item of its bytes may have come first
+            self._encode(read.digest, read.framed, read.length)
+        self.keys[item] = read.digest
         return read.digest
 
     def _encode(self, key: str, framed: Framed, length: int) -> None:
@@ -117,7 +114,3 @@ class Pictures:
             raise ImageError(f"its latent is not finite in {self.dtype}")
         row["frame"] = torch.tensor([*framed.original, *framed.corner], dtype=torch.int64)
         self.shards.add(key, row if self.frames is None else row | {"length": torch.tensor(length)})
-
-
-def _key(digest: str, flip: bool) -> str:
-    return f"{digest}-flipped" if flip else digest

@@ -1,4 +1,4 @@
-"""Cached rows to tensors: posterior samples, dropped prompts, flips, and whose taste."""
+"""Cached rows to tensors: posterior samples, dropped prompts, and whose taste."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ class Rows:
         self.encoded, self.prompt_dropout, self.users = encoded, prompt_dropout, users
 
     def taken(self, chosen: Sequence[tuple[Preference, int]], draw: Draws, stream: str) -> Taken:
-        """The chosen items: posterior noise from `stream`, dropout and flips from the record's own streams."""
-        flips = draw.integers("flip", 0, 2).bool() if self.encoded.flips else torch.zeros(len(draw), dtype=torch.bool)
-        items = [record.items[item] for record, item in chosen]
-        latents = [self.encoded.latent(item, bool(flip)) for item, flip in zip(items, flips, strict=True)]
+        """The chosen items: posterior noise from `stream`, dropout from the record's own."""
+        latents = [self.encoded.latent(record.items[item]) for record, item in chosen]
         mean = torch.stack([latent.mean.float() for latent in latents])
         deviation = torch.stack([latent.deviation.float() for latent in latents])
         x = mean + deviation * draw.normal(stream, mean.shape[1:], like=mean)
@@ -59,7 +57,8 @@ class Rows:
         return None if self.encoded.guidance is None else torch.full((count,), self.encoded.guidance)
 
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        rows = [self.encoded.text(text) for text in texts]
+        known = {text: self.encoded.text(text) for text in dict.fromkeys(texts)}  # T5's states are megabytes each
+        rows = [known[text] for text in texts]
         pooled = [row for _, row in rows if row is not None]
         return torch.stack([row for row, _ in rows]), torch.stack(pooled) if pooled else None
 
