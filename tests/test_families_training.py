@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from drawn import drawer, noise_of, pipeline, theirs
 
 from visalign import cli, config
 from visalign.cli.screen import Screen
 from visalign.data import album, store
+from visalign.diffusion.sampling import pictures
 from visalign.jobs import denoising
+from visalign.jobs.watch import Watch
 from visalign.models import cost
 from visalign.models.folder import Folder
 from visalign.records import Preference
@@ -105,6 +108,28 @@ def test_full_training_in_bfloat16_with_checkpointing_and_pictures_on_the_way(
     assert outcome.summary.steps == 2
     assert (tmp_path / "validation" / "step-000002.png").is_file()
     assert Folder.open(outcome.weights).pipeline_class == folder.pipeline_class
+
+
+def test_pictures_on_the_way_and_a_second_run_load_no_text_encoder(
+    folder: Folder, votes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are encoded once and kept; what is drawn is what the folder's own encoders would have said."""
+    prompts = ["a red circle", "a blue square"]
+    more = [f"data.cache={tmp_path / 'cache'}", f"validation.prompts={prompts}", "validation.steps=2"]
+    run = config.load(
+        "sd35_dpo" if folder.family.name == "sd3" else "flux_dpo", changes(folder, votes, tmp_path, *more)
+    )
+    ranks, encoders = Ranks("no"), folder.encoders()
+    parts = denoising.opened(run, ranks, Screen())
+    seeds = [run.validation.seed, run.validation.seed + 1]
+    how = run.validation
+    (expected,) = pictures(encoders, parts.model, prompts, seeds, size=(16, 16), steps=2, guidance=how.guidance)
+    for kind in (transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection, transformers.T5EncoderModel):
+        monkeypatch.setattr(kind, "from_pretrained", None)
+    again = denoising.opened(run, ranks, Screen())
+    with Screen(silent=True).stage("") as stage:
+        drawn = Watch(run, again, stage, ranks).draw()
+    assert np.abs(drawn.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(("said", "told"), [(None, 3.5), (1.0, 1.0)])

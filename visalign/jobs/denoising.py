@@ -90,8 +90,7 @@ def opened(run: Run, ranks: Ranks, screen: Screen) -> Parts:
     costs.check_model(run, method, folder.family, folder.guidance)
     records, root = read_records(run, shipped=folder.family.shipped)
     needs.check(run.method["name"], method, records, ties=run.data.ties)
-    with screen.stage(f"load the encoders of {run.model.folder}"):
-        encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device, guidance=run.model.guidance)
+    encoders = folder.encoders(DTYPES[run.model.dtype], ranks.device, guidance=run.model.guidance)
     texts_only = method.batch_type is Prompts
     encoded = encoded_once(run, records, root, encoders, ranks, screen, texts_only=texts_only)
     settings = view_settings(run)
@@ -180,11 +179,14 @@ def encoded_once(
                 frames=run.data.frames,
                 max_bad=run.data.max_bad,
                 texts_only=texts_only,
+                prompts=run.validation.prompts,
                 progress=lambda what, done, total: stage(done, what, total=total),
             )
 
     found = fill() if ranks.main else None
     ranks.wait()
+    for path in found.rebuilt if found else ():
+        screen.warn(f"{path} was damaged and is set aside; what it held was encoded again")
     return found or fill()
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .. import config, registry
+from ..batches import Condition, moved
 from ..config import ConfigError, Run, Validation
+from ..data.encode import Encoded
+from ..data.rows import Rows
 from ..diffusion import personal
 from ..diffusion.sampling import Painter, pictures
+from ..draws import Draws
 from ..evaluation import report
 from ..evaluation.comparison import CannotJudge, samples
+from ..models.encoders import Encoders
 from ..models.folder import DTYPES
 from ..models.users import Users
 from ..scoring import Scorer
@@ -41,6 +49,28 @@ class Noted:
         if moment.main and not self.written:
             (self.run.out / "run.yaml").write_text(config.to_yaml(self.run), encoding="utf-8")
             self.written = True
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A painter of prompts that were encoded before training: no text encoder stands beside the denoiser in memory."""
+
+    encoded: Encoded
+    encoders: Encoders  # asked to decode, and for nothing else
+    device: torch.device
+
+    def conditions(self, prompts: Sequence[str], size: tuple[int, ...]) -> Condition:
+        """Of n prompts, for the size that is trained on."""
+        told, _ = Rows(self.encoded, 0.0, None).told(prompts, Draws(0, tuple(prompts), (0,) * len(prompts)))
+        return moved(told, self.device)
+
+    def latent_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Of what is trained on."""
+        return self.encoded.latent_shape
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The encoders'."""
+        return self.encoders.decode(latents)
 
 
 class Watch:
@@ -81,11 +111,11 @@ class Watch:
         """A picture, or clip, of each validation prompt, always from the same noise."""
         asked, model = self.run.validation, self.parts.model
         device = next(model.parameters()).device
-        encoders = self.parts.folder.encoders(DTYPES[self.run.model.dtype], device)
-        painter: Painter = encoders
+        coder = self.parts.folder.encoders(DTYPES[self.run.model.dtype], device)
+        painter: Painter = Prompted(self.parts.encoded, coder, device)
         if isinstance(model.weights, Users):  # nobody's taste, which becomes everybody's
             shape = model.weights.shape
-            painter = personal.Addressed(encoders, torch.zeros(shape.tokens, shape.width))
+            painter = personal.Addressed(painter, torch.zeros(shape.tokens, shape.width))
         seeds = [asked.seed + place for place in range(len(asked.prompts))]
         model.eval()
         drawn = pictures(

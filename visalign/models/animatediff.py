@@ -31,18 +31,16 @@ def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor
     dtype, frames = network.conv_in.weight.dtype, x_t.shape[2]
     user = None if condition.user is None else condition.user.repeat_interleave(frames, dim=0)
     states = told(network, condition.text.to(dtype).repeat_interleave(frames, dim=0), user)
-    answer: Tensor = network(x_t.to(dtype), time.to(x_t.device), states, return_dict=False)[0]
+    answer: Tensor = network(x_t.to(dtype), time, states, return_dict=False)[0]
     return answer
 
 
 class FrameCoder:
     """The autoencoder of pictures on each frame by itself; `most` frames are all that the network has places for."""
 
-    stride = 1
-
     def __init__(self, folder: Folder, device: torch.device) -> None:
         self.pictures = PictureCoder(folder, device)
-        self.factor, self.most = self.pictures.factor, longest(folder.network_config())
+        self.most = longest(folder.network_config())
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Of pixels (n, 3, frames, h, w)."""

@@ -26,14 +26,6 @@ CODING = ("vae", "text_encoder", "tokenizer")  # how the folders of what encodes
 class Coder(Protocol):
     """An autoencoder, with the numbers by which a denoiser sees its latents."""
 
-    @property
-    def factor(self) -> int:
-        """Pixels per latent along a side."""
-
-    @property
-    def stride(self) -> int:
-        """Frames of a clip per latent frame after the first; 1 where each frame is encoded by itself."""
-
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the posterior, as the denoiser sees it, of pixels (n, 3, ...) in [-1, 1]."""
 
@@ -45,14 +37,24 @@ class Coder(Protocol):
 
 
 class Encoders:
-    """A model folder's autoencoder and text encoders, loaded; `guidance` is told to a network that is told it."""
+    """A model folder's autoencoder and its text encoders; `guidance` is told to a network that is told it.
+
+    Each is loaded when it is first asked: where all prompts are in a cache, T5 never takes its gigabytes.
+    """
 
     def __init__(self, folder: Folder, dtype: torch.dtype, device: torch.device, guidance: float | None = None) -> None:
         self.folder, self.dtype, self.device, self.guidance = folder, dtype, device, guidance
-        self.coder = folder.family.coder(folder, device)
-        self.factor, self.stride = folder.grain, self.coder.stride
+        self.factor, self.stride = folder.grain, folder.family.stride
         self.wants_time_ids = folder.family.time_ids
-        self._read = folder.family.reader(folder, dtype, device)
+
+    @cached_property
+    def coder(self) -> Coder:
+        """The autoencoder."""
+        return self.folder.family.coder(self.folder, self.device)
+
+    @cached_property
+    def _read(self) -> Reader:
+        return self.folder.family.reader(self.folder, self.dtype, self.device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -110,8 +112,6 @@ class Encoders:
 
 class PictureCoder:
     """diffusers' `AutoencoderKL`: latents (c, h / factor, w / factor), less the shift and times the scale."""
-
-    stride = 1
 
     def __init__(self, folder: Folder, device: torch.device) -> None:
         from diffusers import AutoencoderKL

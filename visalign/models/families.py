@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..batches import Condition
+from ..batches import Condition, moved
 from .animatediff import ANIMATEDIFF
 from .family import Family
 from .flux import FLUX
@@ -31,4 +31,4 @@ def family_of(network: Any) -> Family:
 
 def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
     """The raw answer (n, ...) of a diffusers network to x_t (n, ...) at times (n,) of the network's own scale."""
-    return family_of(network).ask(network, x_t, time, condition)
+    return family_of(network).ask(network, x_t, moved(time, x_t.device), condition)

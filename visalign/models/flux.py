@@ -70,7 +70,7 @@ def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor
         packed(x_t.to(dtype)),
         text.to(dtype),
         condition.pooled.to(dtype),
-        time.to(x_t.device) / 1000,
+        time / 1000,
         places(x_t),
         torch.zeros(text.shape[1], 3, device=x_t.device),
         condition.guidance if network.config.guidance_embeds else None,

@@ -34,7 +34,7 @@ def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor
         raise ValueError("a Stable Diffusion 3 transformer needs the condition's `pooled` text, and it is missing")
     dtype = network.proj_out.weight.dtype
     answer: Tensor = network(
-        x_t.to(dtype), condition.text.to(dtype), condition.pooled.to(dtype), time.to(x_t.device), return_dict=False
+        x_t.to(dtype), condition.text.to(dtype), condition.pooled.to(dtype), time, return_dict=False
     )[0]
     return answer
 

@@ -26,7 +26,7 @@ def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor
             raise ValueError("an SDXL-type UNet needs the condition's `pooled` text and `time_ids`, and one is missing")
         added = {"text_embeds": condition.pooled.to(dtype), "time_ids": condition.time_ids}
     states = told(network, condition.text.to(dtype), condition.user)
-    answer: Tensor = network(x_t.to(dtype), time.to(x_t.device), states, added_cond_kwargs=added, return_dict=False)[0]
+    answer: Tensor = network(x_t.to(dtype), time, states, added_cond_kwargs=added, return_dict=False)[0]
     return answer
 
 

@@ -31,14 +31,12 @@ def ask(network: Any, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor
     if condition.user is not None:
         raise ValueError("a user's embedding was given, and Wan has no attention to users: it is for UNets")
     dtype = network.patch_embedding.weight.dtype
-    answer: Tensor = network(x_t.to(dtype), time.to(x_t.device), condition.text.to(dtype), return_dict=False)[0]
+    answer: Tensor = network(x_t.to(dtype), time, condition.text.to(dtype), return_dict=False)[0]
     return answer
 
 
 class WanCoder:
     """diffusers' `AutoencoderKLWan`: latents less the mean of each channel, in its deviations."""
-
-    stride = STRIDE
 
     def __init__(self, folder: Folder, device: torch.device) -> None:
         from diffusers import AutoencoderKLWan
