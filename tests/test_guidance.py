@@ -89,6 +89,12 @@ def test_guidance_is_the_published_number() -> None:
     assert float(pushed(torch.tensor(0.4), torch.tensor(-0.1), 7.5)) == pytest.approx(3.65, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_answers_in_half_precision_are_not_rounded_once_more(dtype: torch.dtype) -> None:
+    told, untold = (normal(2, 4, 4, 4, seed=seed).to(dtype) for seed in (1, 2))
+    assert torch.equal(pushed(told, untold, 5.0), pushed(told.float(), untold.float(), 5.0))
+
+
 @pytest.mark.parametrize("process", [stable(), stable("v_prediction"), Flow()], ids=["epsilon", "v", "flow"])
 def test_guiding_the_answers_is_guiding_the_noise_they_imply(process: Ddpm | Flow) -> None:
     """So one line serves noise, v and velocity: what they imply at one x_t is affine in them."""

@@ -45,7 +45,7 @@ class Draws:
     def normal(self, stream: str, shape: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal numbers of shape (b, *shape), drawn in float32, with the device and dtype of `like`."""
         rows = [each.standard_normal(tuple(shape), dtype=np.float32) for each in self._each(stream)]
-        return torch.from_numpy(np.stack(rows)).to(device=like.device, dtype=like.dtype)
+        return torch.from_numpy(np.stack(rows)).to(device=like.device, dtype=like.dtype, non_blocking=True)
 
     def uniform(self, stream: str) -> Tensor:
         """Uniform numbers in [0, 1), shape (b,), float64 on the CPU."""

@@ -1,4 +1,4 @@
-"""What a method's records must say beyond what its batches hold: asked of them before a picture is read."""
+"""What a method asks of its records and of its model beyond what their types say: before a picture is read."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ def check_guided(name: str, method: Any, told: float | None) -> None:
 def known_scores(batch: Scored, name: str) -> Tensor:
     """(b, 2) scores of b records; ValueError names those that no scorer has scored, and the method that needs them."""
     scores = torch.full((len(batch), 2), torch.nan) if batch.scores is None else batch.scores
-    if missing := [key for key, row in zip(batch.draw.keys, scores, strict=True) if bool(row.isnan().any())]:
+    unknown = scores.isnan().any(1).tolist()  # one transfer from the device
+    if missing := [key for key, lacks in zip(batch.draw.keys, unknown, strict=True) if lacks]:
         raise ValueError(
             f"{name} needs a scorer's values of both items, and {len(missing)} of {len(batch)} records have none, "
             f"{missing[0]!r} the first; {MEND}"

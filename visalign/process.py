@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .batches import moved
 from .draws import Draws
 from .shifts import Growing, growing
 
@@ -62,8 +63,7 @@ class Process(Protocol):
 def column(values: Tensor, like: Tensor) -> Tensor:
     """(b,) or () numbers shaped to multiply `like` (b, ...), on its device, in float32 at least."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    values = values.to(device=like.device, dtype=dtype).reshape(-1)
-    return values.reshape(-1, *([1] * (like.ndim - 1)))
+    return moved(values.to(dtype), like.device).reshape(-1, *([1] * (like.ndim - 1)))
 
 
 class Affine:

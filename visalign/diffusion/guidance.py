@@ -18,9 +18,11 @@ Answer = Callable[[Tensor, Tensor], Tensor]  # (x_t (n, ...), t (n,)) -> (n, ...
 def pushed(told: Tensor, untold: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): untold + guidance (told - untold).
 
-    The same line for noise, v and velocity: each is affine in the others at a given x_t, and the weights sum to 1.
+    The same line for noise, v and velocity: each is affine in the others at a given x_t, and the weights sum to 1. In
+    float32 at least: in bfloat16 it would round as much once more as the networks did.
     """
-    return untold + guidance * (told - untold)
+    dtype = torch.promote_types(told.dtype, torch.float32)
+    return untold.to(dtype) + guidance * (told.to(dtype) - untold.to(dtype))
 
 
 def guided(
