@@ -25,7 +25,7 @@ import methods
 import tiny
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from visalign.batches import Condition, Pairs, Singles
 from visalign.config import Run, load
@@ -286,6 +286,9 @@ def _perform(job: dict[str, Any], rank: int) -> int:
     weights = b"".join(each.detach().numpy().tobytes() for each in model.trainable().values())
     ended = {"weights": hashlib.sha256(weights).hexdigest(), "stopped": summary.stopped, "steps": summary.steps}
     ended |= {"mean": float(method.seen.mean), "count": float(method.seen.count)}
+    if distributed.is_initialized():
+        group = distributed.distributed_c10d._get_default_group()
+        ended["patience"] = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
     (out / f"rank-{rank}.json").write_text(json.dumps({**ended, "notes": summary.notes, "resumed": summary.resumed}))
     return 0
 

@@ -53,6 +53,12 @@ def test_two_ranks_end_with_the_same_weights_bit_for_bit(runs: dict[int, Path]) 
     assert trained(runs[2]).norm() > 0
 
 
+def test_others_wait_for_days_while_the_main_process_encodes(runs: dict[int, Path]) -> None:
+    """By default NCCL gives up after ten minutes, and no set of pictures is encoded in so few."""
+    ended = [json.loads((runs[2] / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert all(each["patience"] >= 24 * 3600 for each in ended)
+
+
 def test_what_a_method_remembers_is_one_number_on_all_ranks_and_that_of_one_process(runs: dict[int, Path]) -> None:
     one, *two = (json.loads((runs[n] / f"rank-{rank}.json").read_text()) for n, rank in ((1, 0), (2, 0), (2, 1)))
     assert two[0]["mean"] == two[1]["mean"] == pytest.approx(one["mean"], rel=1e-6)

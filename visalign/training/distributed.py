@@ -6,11 +6,12 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ..config import ConfigError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # for the main process while it encodes, draws or saves; NCCL's own is ten minutes
 ALIKE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -30,7 +32,8 @@ class Ranks:
         AcceleratorState._reset_state(reset_partial_state=False)
         # Every rank's buffers move alike, so none need be sent; gradients may live in the buckets that are reduced.
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+        waits = InitProcessGroupKwargs(timeout=PATIENCE)
+        self.accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp, waits])
         self.count: int = self.accelerator.num_processes
         self.index: int = self.accelerator.process_index
         self.device: torch.device = self.accelerator.device

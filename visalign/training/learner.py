@@ -107,8 +107,9 @@ class Learner:
         for number, (place, batch) in enumerate(micro_batches, start=1):
             torch.manual_seed(int(generator(self.run.seed, "torch", place, "dropout").integers(2**63)))
             with self.ranks.accumulating(self.wrapped, last=number == count):
-                loss = self.wrapped(moved(batch, self.ranks.device))
-                each, weight = _weighed(loss, batch, self.ranks.device)
+                here = moved(batch, self.ranks.device)
+                loss = self.wrapped(here)
+                each, weight = _weighed(loss, here)
                 self.ranks.backward((each * weight).sum() * scale)
             names = sorted(loss.metrics)
             tables.append(torch.stack([each.detach(), weight, *(loss.metrics[name] for name in names)]).double())
@@ -164,12 +165,19 @@ class Learner:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """The model with its averaged weights; with the trained ones again on the way out. Without an EMA, as it is."""
-        kept = {name: self.weights[name].detach().clone() for name in self.average}
-        self.put(self.average)
+        self._exchange()
         try:
             yield
         finally:
-            self.put(kept)
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Trained and averaged weights change places one by one, so that no third copy of all is held."""
+        for name, average in self.average.items():
+            trained = self.weights[name].clone()
+            self.weights[name].copy_(average)
+            average.copy_(trained)
 
     @torch.no_grad()
     def put(self, values: Mapping[str, Tensor]) -> None:
@@ -222,7 +230,7 @@ def _follower(method: Method, model: nn.Module) -> tuple[Follower | None, float]
     return model, method.decay
 
 
-def _weighed(loss: Loss, batch: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+def _weighed(loss: Loss, batch: Any) -> tuple[Tensor, Tensor]:
     """(b,) losses in float32 at least and (b,) weights: the loss's own, or else the batch's."""
     each = loss.each.to(torch.promote_types(loss.each.dtype, torch.float32))
     weight = batch.weight if loss.weight is None else loss.weight
@@ -231,7 +239,7 @@ def _weighed(loss: Loss, batch: Any, device: torch.device) -> tuple[Tensor, Tens
             f"a method gives one loss and one weight a record: got {tuple(each.shape)} losses and "
             f"{tuple(weight.shape)} weights for {len(batch)} records"
         )
-    return each, weight.to(device=device, dtype=each.dtype)
+    return each, weight.to(each)
 
 
 @torch.no_grad()
