@@ -48,6 +48,12 @@ class Resolution:
     refused: dict[str, str]  # candidate -> why it was not taken
 
 
+def computed_in(precision: str, stored: torch.dtype) -> torch.dtype:
+    """What attention is computed in: a run's `precision` "bf16" or "fp16", which autocast takes queries, keys and
+    values to whatever the network is stored in, or what it is stored in ("no")."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, stored)
+
+
 def resolve(requested: str, setting: Setting, *, strict: bool = False) -> Resolution:
     """Choose the kernel before training starts. An explicit choice that cannot run is an error if `strict`."""
     if requested not in CHOICES:
@@ -58,6 +64,11 @@ def resolve(requested: str, setting: Setting, *, strict: bool = False) -> Resolu
         return Resolution(requested, "sdpa", why, refused)
     if requested not in refused:
         return Resolution(requested, requested, "asked for; agrees with sdpa forward and backward in a probe", refused)
+    return instead(requested, refused, strict=strict)
+
+
+def instead(requested: str, refused: dict[str, str], *, strict: bool) -> Resolution:
+    """SDPA in the place of what was refused, with a warning; AttentionError if `strict`."""
     why = refused[requested]
     if strict:
         raise AttentionError(
@@ -73,11 +84,28 @@ def refuse_xformers(setting: Setting) -> str | None:
         return "xformers is not installed"
     if setting.device.type != "cuda":
         return f"xformers has no attention kernel for {setting.device.type}"
+    if why := unloaded():
+        return why
     if setting.dtype == torch.float32 and torch.cuda.get_device_capability(setting.device) >= (10, 0):
         return "xformers has no float32 kernel beyond sm90; use bf16 or fp16"
     if torch.are_deterministic_algorithms_enabled():
         return "xformers' backward is not deterministic, and deterministic algorithms were asked for"
     return disagreement(xformers_kernel, setting)
+
+
+def unloaded() -> str | None:
+    """Why xformers' own library does not load here, without which it attends on no GPU; None if it does.
+
+    That of 0.0.35 wants CUDA 12's runtime, and torch 2.14 from PyPI brings CUDA 13's alone.
+    """
+    from xformers import _cpp_lib
+
+    error: BaseException | None = _cpp_lib._cpp_library_load_exception
+    if error is None:
+        return None
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return f"xformers' CUDA library does not load: {str(error).strip().splitlines()[0]}"
 
 
 def refuse_flash(setting: Setting) -> str | None:

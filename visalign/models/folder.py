@@ -107,7 +107,7 @@ class Folder:
         *,
         guidance: float | None = None,
     ) -> Encoders:
-        """The autoencoder and the text encoders, loaded; `guidance` is told to a network that is told it in place of
+        """The autoencoder and the text encoders; `guidance` is told to a network that is told it in place of
         its family's own, and FolderError where it is not."""
         if guidance is not None and self.guidance is None:
             raise FolderError(f"{self.path} is not told its guidance, {guidance:g}: leave model.guidance out")
@@ -128,8 +128,8 @@ class Folder:
         reference: Reference = Reference.FROZEN,
         rank: int = 16,
         alpha: float | None = None,
-        dropout: float = 0.0,
         dtype: str = "fp32",
+        precision: str = "no",
         kernel: str = "auto",
         strict_attention: bool = False,
         checkpointing: bool = False,
@@ -140,6 +140,7 @@ class Folder:
     ) -> NetworkDenoiser:
         """The network ready to train: adapters, full weights or attention to `users`, its reference, its kernel.
 
+        Under a `precision` of "bf16" or "fp16" it will run in autocast, which is what `kernel` must serve.
         `size` are the pixels of what it is trained on, on which some paths depend; None: what it was made for.
         """
         if train not in ("lora", "full", "user"):
@@ -149,7 +150,8 @@ class Folder:
         if train == "full" and dtype != "fp32":
             raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
         network = self.network(DTYPES[dtype]).to(device)
-        setting = attention.Setting(torch.device(device), DTYPES[dtype], attention.head_widths(network))
+        computed = attention.computed_in(precision, DTYPES[dtype])
+        setting = attention.Setting(torch.device(device), computed, attention.head_widths(network))
         resolution = attention.resolve(kernel, setting, strict=strict_attention)
         attention.install(network, resolution)
         if checkpointing:
@@ -159,15 +161,7 @@ class Folder:
         if users is not None:
             weights = Users(network, users, seed=seed)
         elif train == "lora":
-            weights = Lora(
-                network,
-                rank=rank,
-                alpha=alpha,
-                targets=self.family.targets,
-                dropout=dropout,
-                seed=seed,
-                follows=follows,
-            )
+            weights = Lora(network, rank=rank, alpha=alpha, targets=self.family.targets, seed=seed, follows=follows)
         else:
             weights = Full(network, reference=reference is not Reference.NONE, follows=follows)
         process = self.process_at(size or self.default_size)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .attention import AttentionError, Resolution
+from .attention import AttentionError, Resolution, instead
 
 NAMES = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}  # ours -> transformers'
 CHOICES = ("auto", *NAMES)
@@ -26,12 +25,7 @@ def resolve(requested: str, device: torch.device, dtype: torch.dtype, *, strict:
         return Resolution(requested, "sdpa", "torch's own kernels", refused)  # or what the family knows: `taken`
     if requested not in refused:
         return Resolution(requested, requested, "asked for", refused)
-    if strict:
-        raise AttentionError(
-            f"attention {requested!r} cannot run here: {why}. Set attention: auto, or strict_attention: false"
-        )
-    logging.getLogger(__name__).warning("attention %r cannot run here (%s): using sdpa", requested, why)
-    return Resolution(requested, "sdpa", f"{requested} refused: {why}", refused)
+    return instead(requested, refused, strict=strict)
 
 
 def asked(resolution: Resolution) -> str | None:

@@ -93,6 +93,9 @@ class Lora(nn.Module):
             network.add_adapter(self.config, adapter_name=ADAPTER)
         # A plain list: the layers are the network's own children and must not be registered twice.
         self._layers = adapted_layers(network)
+        # Found once: walking SDXL's parameters at every step would cost what the switch above saves.
+        self._trained = self._of(ADAPTER, trained=True)
+        self._followers = self._of(FOLLOWER, trained=False) if follows else {}
         self._start(rank, seed)
         if follows:
             follow(self, decay=0.0)
@@ -120,25 +123,21 @@ class Lora(nn.Module):
                 setattr(layer, switch, back)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The adapters' parameters, kept in float32 at least whatever the dtype of the network."""
-        found = self._of(ADAPTER)
-        for each in found.values():
-            each.requires_grad_(True)
-        return found
+        """The adapters' parameters, in float32 at least whatever the dtype of the network."""
+        return dict(self._trained)
 
     def follower(self) -> dict[str, nn.Parameter]:
         """The parameters of the adapters that follow, in float32, under the names of those that they follow."""
-        found = self._of(FOLLOWER) if self.follows else {}
-        for each in found.values():
-            each.requires_grad_(False)
-        return {name.replace(f".{FOLLOWER}.", f".{ADAPTER}."): each for name, each in found.items()}
+        return dict(self._followers)
 
-    def _of(self, adapter: str) -> dict[str, nn.Parameter]:
+    def _of(self, adapter: str, *, trained: bool) -> dict[str, nn.Parameter]:
+        """An adapter's parameters under the names of those that are trained."""
         named = self.network.named_parameters()
         found = {name: each for name, each in named if "lora_" in name and f".{adapter}." in name}
         for each in found.values():
             each.data = each.data.to(torch.promote_types(each.dtype, torch.float32))
-        return found
+            each.requires_grad_(trained)
+        return {name.replace(f".{adapter}.", f".{ADAPTER}."): each for name, each in found.items()}
 
     def adapters(self) -> dict[str, Tensor]:
         """The adapters as PEFT and diffusers save them."""
