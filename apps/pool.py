@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Condition, Thread
@@ -72,8 +72,7 @@ class Artist:
     """A model with a short name. It is loaded when it first draws."""
 
     def __init__(self, name: str, source: Source, settings: Settings) -> None:
-        self.name, self.source = name, source
-        self.settings = replace(settings, batch=min(settings.batch, AT_ONCE))
+        self.name, self.source, self.settings = name, source, settings
         self.drawer: Drawer | None = None
 
     def load(self) -> Drawer:

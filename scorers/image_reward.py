@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from visalign.images import Picture
 from visalign.models import states
-from visalign.scoring import Prefers, Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec, several
 
 from . import reading
 from .affine import Affine, collapsed
@@ -122,10 +123,23 @@ class ImageReward(Prefers):
         )["input_ids"]  # fmt: skip
         return ids, [len(each) > CONTEXT for each in whole]
 
+    def score_matrix(self, images: Sequence[Picture], prompts: Sequence[str]) -> Tensor:
+        """(images, prompts): one pass of the image tower an image, the text tower for each pair."""
+        device, texts = device_of(self.network), several(prompts)
+        return reading.crossed(images, texts, self.geometry, self._seen, self._met, batch=self.batch, device=device)
+
     @full_precision()
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        ids = self.tokens(prompts).to(pixels.device)
-        seen = self.network["vision"](pixel_values=pixels.to(dtype_of(self.network))).last_hidden_state
+        return self._met(self._seen(pixels), prompts)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """(n, image tokens, d)."""
+        seen: Tensor = self.network["vision"](pixel_values=pixels.to(dtype_of(self.network))).last_hidden_state
+        return seen
+
+    def _met(self, seen: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(n,) values of images as `_seen` has them."""
+        ids = self.tokens(prompts).to(seen.device)
         told = self.network["text"](
             input_ids=ids,
             attention_mask=(ids != self.tokenizer.pad_token_id).long(),

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visalign.images import Picture
 from visalign.models import states
-from visalign.scoring import Prefers, Sample, Scores, Spec
+from visalign.scoring import Prefers, Sample, Scores, Spec, several
 
 from . import reading
 from .clip import PathLike, Tokenizer, device_of, dtype_of, frozen, unit_vectors
@@ -117,12 +118,27 @@ class MPS(Prefers):
         every = torch.cat([found.last_hidden_state, found.pooler_output[:, None]], 1)
         return clip.text_projection(every), cut
 
+    def score_matrix(self, images: Sequence[Picture], prompts: Sequence[str]) -> Tensor:
+        """(images, prompts): one pass of CLIP an image and one a prompt, the layers on top for each pair."""
+        device, texts = device_of(self.network), several(prompts)
+        return reading.crossed(images, texts, self.geometry, self._seen, self._met, batch=self.batch, device=device)
+
     @full_precision()
     def _values(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        clip, texts = self.towers.network, self.texts(prompts)
+        return self._met(self._seen(pixels), prompts)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """(n, image tokens, d) projected states."""
+        clip = self.towers.network
+        states = clip.vision_model(pixel_values=pixels.to(dtype_of(clip))).last_hidden_state
+        projected: Tensor = clip.visual_projection(states)
+        return projected
+
+    def _met(self, seen: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(n,) values of images as `_seen` has them."""
+        texts = self.texts(prompts)
         words, relevant = texts[:, :-1], self._relevant(texts[:, :-1])
-        seen = clip.vision_model(pixel_values=pixels.to(dtype_of(clip))).last_hidden_state
-        mixed = self.network["mixer"](clip.visual_projection(seen), words, relevant)
+        mixed = self.network["mixer"](seen, words, relevant)
         values = self.factor * (unit_vectors(mixed[:, 0]) * unit_vectors(texts[:, -1])).sum(-1)
         return values.where(relevant.any(-1), torch.nan)  # with the batch's maximum a prompt may be left without a word
 

@@ -23,7 +23,7 @@ AHEAD = 2  # batches that are read before their turn
 TASK = 4  # pictures that a thread reads in one go: to hand one over costs as much as to decode a small one
 KEPT = 8192  # prompts
 
-Values = Callable[[Tensor, list[str]], Tensor]  # (n, 3, size, size) normalized and n prompts -> (n,)
+Values = Callable[[Tensor, list[str]], Tensor]  # n pictures, normalized or as a tower sees them, and n prompts -> (n,)
 Cut = Callable[[Sequence[str]], "Tensor | None"]  # prompts -> (n,) bool, which are cut; None: not known
 
 
@@ -147,6 +147,38 @@ def features(
             rows += each.rows
             found.append(encode(each.pixels).float())
     return rows, torch.cat(found) if found else torch.zeros(0)
+
+
+@torch.no_grad()
+@full_precision()
+def crossed(
+    pictures: Sequence[Picture],
+    prompts: Sequence[str],
+    geometry: Geometry,
+    seen: Callable[[Tensor], Tensor],
+    values: Values,
+    *,
+    batch: int,
+    device: torch.device,
+) -> Tensor:
+    """(pictures, prompts): what `seen` makes of a picture once meets each prompt in `values`, `batch` pairs at a time.
+
+    NaN in the row of a picture that cannot be read, and where a score is not finite.
+    """
+    table = torch.full((len(pictures), len(prompts)), torch.nan)
+    for each in batches([Sample("", image=one) for one in pictures], geometry, batch, device):
+        if each.rows and prompts:
+            table[each.rows] = _met(seen(each.pixels), prompts, values, batch)
+    return table
+
+
+def _met(features: Tensor, prompts: Sequence[str], values: Values, batch: int) -> Tensor:
+    """(features, prompts) on the CPU."""
+    pairs = [(row, each) for row in range(len(features)) for each in prompts]
+    parts = [pairs[start : start + batch] for start in range(0, len(pairs), batch)]
+    found = [values(features[[row for row, _ in part]], [each for _, each in part]) for part in parts]
+    table = torch.cat(found).float().cpu().reshape(len(features), len(prompts))
+    return table.where(table.isfinite(), torch.nan)
 
 
 def told(prompt: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -21,8 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from visalign.batches import Condition, Pairs, Segments
 from visalign.cli import main
 from visalign.data import clips, store
-from visalign.diffusion import noise_pairs
+from visalign.diffusion import noise_pairs, sampling
 from visalign.diffusion.sampling import generate, initial_noise
+from visalign.diffusion.source import Source
+from visalign.drawing import Drawer, Settings
 from visalign.draws import Draws
 from visalign.models import architectures, attention, cost
 from visalign.models.denoiser import NetworkDenoiser
@@ -102,6 +106,21 @@ def test_sampling_equals_diffusers_own_pipeline(folder: Folder) -> None:
     pixels = drawn(pipe, noise, size, "pt").transpose(1, 2)
     assert pixels.shape == (2, 3, *size)
     assert torch.allclose(folder.encoders().decode(found), pixels, atol=1e-4)
+
+
+def test_where_nothing_is_said_clips_are_drawn_by_the_size_of_their_latents_and_are_the_same(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, *sides = size_of(folder)
+    drawer = Drawer(Source.find(str(folder.path)), Settings(2, 2.0, tuple(sides), frames=frames))  # type: ignore[arg-type]
+    assert drawer.batch == 32
+    elements = math.prod(drawer.encoders.latent_shape(drawer.size))
+    monkeypatch.setattr(sampling, "LATENTS", 2 * elements)
+    by_itself = list(drawer.batches(PROMPTS[:1] * 3, [0, 1, 2]))
+    drawer.settings = replace(drawer.settings, batch=3)
+    (said,) = drawer.batches(PROMPTS[:1] * 3, [0, 1, 2])
+    assert [len(each) for each in by_itself] == [2, 1]
+    assert abs(np.concatenate(by_itself).astype(int) - said).max() <= 1
 
 
 def test_a_wan_that_is_told_the_time_of_each_token_draws_as_its_pipeline_does(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from drawn import batched_as_alone, checkpointing_changes_no_bit, nudge, pairs, part
 
 from visalign.contract import Denoiser, Reference
-from visalign.diffusion import errors, noise_pairs
+from visalign.diffusion import errors, noise_pairs, sampling
 from visalign.diffusion.sampling import generate, initial_noise, pictures
 from visalign.models import attention
 from visalign.models.folder import Folder, FolderError
@@ -56,6 +56,21 @@ def test_a_picture_is_a_pure_function_of_its_prompt_and_seed(sd15: Folder) -> No
     alone = next(iter(pictures(encoders, model, PROMPTS[1:2], [6], **settings)))
     assert together.shape == (3, 16, 16, 3)
     assert abs(together[1].astype(int) - alone[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        ((4, 8, 8), 32),  # the playground's
+        ((4, 64, 64), 32),  # Stable Diffusion, 512 x 512
+        ((4, 128, 128), 8),  # XL, 1024 x 1024
+        ((16, 128, 128), 2),  # SD3 and FLUX
+        ((4, 16, 64, 64), 2),  # AnimateDiff
+        ((16, 21, 60, 104), 1),  # Wan 2.1, 81 frames of 480 x 832
+    ],
+)
+def test_as_many_are_drawn_together_as_their_latents_are_small(shape: tuple[int, ...], count: int) -> None:
+    assert sampling.at_once(shape) == count
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])

@@ -261,6 +261,21 @@ def test_the_matrix_is_every_image_with_every_prompt(name: str, family: dict[str
         torch.testing.assert_close(table[:, column], one, atol=2e-6 * scale(scorer), rtol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize(("name", "tower"), [("mps", "clip.vision_model"), ("image_reward", "vision")])
+def test_the_matrix_of_a_network_that_mixes_both_sees_each_image_once(name: str, tower: str, makers: Makers) -> None:
+    """Three images of which one is broken, five prompts, blocks of four pairs."""
+    scorer, passes = makers[name](batch=4), []
+    vision = scorer.network.get_submodule(tower)
+    vision.register_forward_hook(lambda *given: passes.append(len(given[-1].last_hidden_state)))
+    images: list[Picture] = [*tiny_scorers.pictures(2), b"no picture"]
+    table = scoring.score_matrix(scorer, images, PROMPTS[:5])
+    assert passes == [2]
+    crossed = [Sample(prompt, image=each) for each in images for prompt in PROMPTS[:5]]
+    wanted = scorer.score(crossed).values.reshape(3, 5)
+    torch.testing.assert_close(table, wanted, atol=2e-6 * scale(scorer), rtol=0, equal_nan=True)
+    assert len(set(table[0].tolist())) > 3
+
+
 @pytest.mark.parametrize(
     ("name", "per_unit"),
     [("hpsv2.1", 1 / 0.07), ("pickscore", 1.0), ("mps", 1.0), ("image_reward", 1.0333394966054072)],
@@ -308,7 +323,8 @@ def test_half_precision_keeps_its_last_product_in_single(name: str, makers: Make
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gpu_says_what_a_cpu_says(name: str, makers: Makers, family: dict[str, Any]) -> None:
     samples = paired(tiny_scorers.pictures(), PROMPTS)
-    there = makers[name](device="cuda").score(samples).values
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which its convolutions use if nobody says no
+        there = makers[name](device="cuda").score(samples).values
     torch.testing.assert_close(there, family[name].score(samples).values, atol=1e-4 * scale(family[name]), rtol=0)
 
 

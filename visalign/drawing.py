@@ -17,7 +17,7 @@ from .config import plain
 from .diffusion.guidance import Predict
 from .diffusion.personal import Addressed, towards_user
 from .diffusion.reflection import Reflection, Side, counted
-from .diffusion.sampling import Painter, pictures
+from .diffusion.sampling import Painter, at_once, pictures
 from .diffusion.source import Source, SpecError
 from .jobs import Screen
 from .models import users
@@ -36,7 +36,7 @@ class Settings:
     steps: int = 25
     guidance: float = 5.0
     size: int | tuple[int, int] | None = None  # a side, or height and width, in pixels; None: what it was made for
-    batch: int = 32
+    batch: int | None = None  # at a time; None: by the size of their latents, `diffusion.sampling.at_once`
     dtype: str = "fp32"
     device: str = "auto"
     frames: int | None = None  # of a clip; None: what the model was made for
@@ -110,6 +110,12 @@ class Drawer:
         return (*(made_for[:-2] if frames is None else (frames,)), *sides)
 
     @property
+    def batch(self) -> int:
+        """How many are drawn together: as many as was said, or by the size of their latents."""
+        given = self.settings.batch
+        return at_once(self.encoders.latent_shape(self.size)) if given is None else given
+
+    @property
     def reflection(self) -> Reflection | None:
         """The reflection between the two sides; None if the model draws without."""
         gap = self.source.gap
@@ -124,7 +130,7 @@ class Drawer:
         self, prompts: Sequence[str], seeds: Sequence[int], weak_prompts: Sequence[str] | None = None
     ) -> Iterator[NDArray[np.uint8]]:
         """(m, h, w, 3) uint8, or clips (m, frames, h, w, 3), at a time: prompt i from seed i in order, at most
-        `settings.batch` together.
+        `batch` together.
 
         `weak_prompts` are what the weak side of a reflection is told: prompts before they were refined, say.
         """
@@ -133,7 +139,7 @@ class Drawer:
         yield from pictures(
             self.painter, self.model, prompts, seeds, size=self.size, steps=self.settings.steps,
             guidance=self.settings.guidance, predict=self.predict, negative=self.negative.policy,
-            reflection=self.reflection, weak_prompts=weak_prompts, batch=self.settings.batch, device=self.place,
+            reflection=self.reflection, weak_prompts=weak_prompts, batch=self.batch, device=self.place,
             dtype=self.dtype,
         )  # fmt: skip
 

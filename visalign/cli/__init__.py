@@ -13,11 +13,16 @@ import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import NoReturn
 
 from .. import __version__
 from . import words
 
+COMMANDS = (  # modules of this folder, in the order of the help
+    "serve", "demo", "train", "generate", "guided", "answer", "label", "judge", "caption", "hallucinate", "distill",
+    "sets", "rounds", "score", "scorers", "users", "evaluate", "compare", "playground", "data", "names",
+)  # fmt: skip
 # Errors that speak to the user, by where they are defined: a module that was never imported cannot have raised one.
 GIVEN_WRONG = (
     ("visalign.cli.words", "UsageError"),
@@ -61,30 +66,6 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The parser of every command."""
-    from . import (
-        answer,
-        caption,
-        compare,
-        data,
-        demo,
-        distill,
-        evaluate,
-        generate,
-        guided,
-        hallucinate,
-        judge,
-        label,
-        names,
-        playground,
-        rounds,
-        score,
-        scorers,
-        serve,
-        sets,
-        train,
-        users,
-    )
-
     top = Parser(
         prog="visalign",
         description="Preference alignment for models that draw and models that see: from preferences to a better one.",
@@ -96,30 +77,8 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"visalign {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (
-        serve,
-        demo,
-        train,
-        generate,
-        guided,
-        answer,
-        label,
-        judge,
-        caption,
-        hallucinate,
-        distill,
-        sets,
-        rounds,
-        score,
-        scorers,
-        users,
-        evaluate,
-        compare,
-        playground,
-        data,
-        names,
-    ):
-        module.add(commands)
+    for name in COMMANDS:
+        import_module(f".{name}", __name__).add(commands)
     return top
 
 

@@ -20,6 +20,7 @@ MODELS = """MODEL is playground, a pipeline folder, a run's folder, a hub id, or
   playground,weak_guidance=0             reflected between guidance and none; likewise strong_guidance
   playground+style,scale=.8,strong_scale=1.5,weak_scale=-1.5     a LoRA at one scale, between two others
   …,variant=release                      the reflection as its authors' code does it, a level off"""
+AT_ONCE = "by the size of their latents: 32 of 512 x 512 pixels by Stable Diffusion, 8 of 1024 x 1024, 1 clip by Wan"
 SHEET = 12  # clips on the sheet of frames
 EXAMPLE = 'visalign generate playground --prompts "a red circle left of a blue square" --seeds 4 --out runs/pictures'
 
@@ -42,7 +43,7 @@ def add(commands: words.Commands) -> None:
     drawing_options(made)
 
 
-def drawing_options(made: Any, *, steps: int = 25, batch: int = 32) -> None:
+def drawing_options(made: Any, *, steps: int = 25) -> None:
     """How to draw: what the commands that draw share, the grammar of models included."""
     made.epilog = f"{made.epilog}\n\n{MODELS}"
     made.add_argument("--steps", type=int, default=steps, help=f"of the sampler, DDIM or flow Euler ({steps})")
@@ -51,7 +52,7 @@ def drawing_options(made: Any, *, steps: int = 25, batch: int = 32) -> None:
         "--size", type=size, metavar="PIXELS", help="a side, or HEIGHTxWIDTH (what the model was made for)"
     )
     made.add_argument("--frames", type=int, metavar="N", help="of a clip (what the model was made for)")
-    made.add_argument("--batch", type=int, default=batch, help=f"pictures or clips at a time ({batch})")
+    made.add_argument("--batch", type=int, metavar="N", help=f"pictures or clips at a time ({AT_ONCE})")
     made.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32")
     made.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (auto)")
 

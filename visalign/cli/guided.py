@@ -26,7 +26,7 @@ def add(commands: words.Commands) -> None:
     made.add_argument("--seed", type=int, default=0, help="of shares and noises (0)")
     made.add_argument("--lora", metavar="PATH", help="adapters to load: a file, a folder, or a run's folder")
     made.add_argument("--allow-download", action="store_true", help="let a model be fetched from the hub")
-    drawing_options(made, steps=40, batch=8)
+    drawing_options(made, steps=40)
 
 
 def run(given: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -15,6 +16,9 @@ from ..contract import Denoiser
 from ..draws import Draws
 from .guidance import Predict, guided, walked
 from .reflection import Reflection
+
+LATENTS = 2**19  # elements that are drawn together where nothing else is said: 32 pictures of 4 x 64 x 64
+MOST = 32  # pictures drawn together where nothing else is said
 
 
 class Painter(Protocol):
@@ -63,6 +67,14 @@ def generate(
     return x
 
 
+def at_once(shape: Sequence[int]) -> int:
+    """How many latents of this shape are drawn together where nothing else is said: LATENTS elements, at most MOST.
+
+    One at least: a clip of Wan (16 x 21 x 60 x 104) is more by itself.
+    """
+    return max(1, min(MOST, LATENTS // math.prod(shape)))
+
+
 def pictures(
     painter: Painter,
     model: Denoiser,
@@ -76,12 +88,12 @@ def pictures(
     negative: Predict | None = None,
     reflection: Reflection | None = None,
     weak_prompts: Sequence[str] | None = None,
-    batch: int = 32,
+    batch: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[np.ndarray]:
     """Yield uint8 pictures (m, height, width, 3), or clips (m, frames, height, width, 3), for prompt i with seed i, at
-    most `batch` at a time, in order.
+    most `batch` at a time (None: `at_once`), in order.
 
     `weak_prompts` (n) are what the weak side of the reflection is told, where that is not the prompts themselves.
     """
@@ -91,11 +103,13 @@ def pictures(
         raise ValueError(f"weak prompts are a reflection's, one for each of {len(prompts)}; got {len(weak_prompts)}")
     if weak_prompts is not None and reflection is not None and reflection.weak.guidance == 0.0:
         raise ValueError("a weak side under a guidance of 0 is told no prompt; give weak_guidance=1")
+    shape = painter.latent_shape(size)
+    batch = at_once(shape) if batch is None else batch
     for start in range(0, len(prompts), batch):
         words, numbers = prompts[start : start + batch], seeds[start : start + batch]
         told, untold = painter.conditions(words, size), painter.conditions([""] * len(words), size)
         like = torch.zeros((), device=device, dtype=dtype)
-        noise = initial_noise(numbers, painter.latent_shape(size), like)
+        noise = initial_noise(numbers, shape, like)
         if reflection is not None and weak_prompts is not None:
             weaker = painter.conditions(weak_prompts[start : start + batch], size)
             reflection = replace(reflection, weak=replace(reflection.weak, condition=weaker))

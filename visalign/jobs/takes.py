@@ -63,8 +63,8 @@ def walk(drawer: Drawer, found: Sequence[Original], root: Path, out: Path, plan:
     job, there, drawn = Job(drawer, root, out, plan), dict[str, Original](), 0
     job.claim()
     with screen.stage(f"draw {plan.count} takes of each with {drawer.source.name}", total=len(found)) as stage:
-        for start in range(0, len(found), drawer.settings.batch):
-            batch = found[start : start + drawer.settings.batch]
+        for start in range(0, len(found), job.at_once):
+            batch = found[start : start + job.at_once]
             opened = job.opened(batch)
             drawn += job.take({name: one for name, one in opened.items() if not job.done(name)})
             there |= {name: one.original for name, one in opened.items() if job.done(name)}
@@ -82,6 +82,11 @@ class Job:
         *frames, height, width = drawer.size
         self.sides = (height, width)
         self.frames = frames[0] if frames else None
+
+    @property
+    def at_once(self) -> int:
+        """How many originals have their takes drawn together: as many as was said, or by the size of all takes."""
+        return self.drawer.settings.batch or max(1, self.drawer.batch // self.plan.count)
 
     def claim(self) -> None:
         """Note in takes.json how takes here are drawn; ConfigError if they were drawn otherwise, or cannot be."""
