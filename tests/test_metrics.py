@@ -49,6 +49,13 @@ def test_a_value_that_is_not_finite_is_not_hidden_in_a_mean() -> None:
     assert math.isnan(summarised({"loss": np.array([1.0, np.inf])}, np.ones(2))["loss"])
 
 
+def test_what_weighs_nothing_says_nothing() -> None:
+    """A record whose pictures nobody could judge has no score, and must not take the others' from the row."""
+    values = {name: np.array([np.nan, 2.0]) for name in ("score", "margin")} | {"loss": np.array([0.0, 1.0])}
+    alone = {name: each[1:] for name, each in values.items()}
+    assert summarised(values, np.array([0.0, 0.5])) == summarised(alone, np.array([0.5]))
+
+
 def test_every_metric_of_a_run_says_what_healthy_is(tmp_path: Path) -> None:
     last = rehearse(settings(tmp_path, "steps=2")).last
     assert set(last) - {"records_per_second"} <= set(HEALTHY) and "margin_p95" in last

@@ -88,12 +88,15 @@ HEALTHY: dict[str, Healthy] = {
 def summarised(values: Mapping[str, NDArray[np.float64]], weights: NDArray[np.float64]) -> Row:
     """Weighted means of a step's values, each (n,), over the window and all ranks; and what follows from the margins.
 
-    Sums are exact (math.fsum), so they do not depend on how the records were spread over ranks and micro-batches. Where
-    all weights are 0 nothing was learnt from: every metric is left out and the loss is 0.
+    Sums are exact (math.fsum), so they do not depend on how the records were spread over ranks and micro-batches. A
+    record of weight 0 says nothing, not even NaN (nobody could judge it). Where all weights are 0 nothing was learnt
+    from: every metric is left out and the loss is 0.
     """
-    row = {name: _mean(each, weights) for name, each in values.items()}
-    if math.fsum(weights) == 0.0:
+    counts = weights != 0
+    if not counts.any():
         return {"loss": 0.0}
+    values, weights = {name: each[counts] for name, each in values.items()}, weights[counts]
+    row = {name: _mean(each, weights) for name, each in values.items()}
     if "margin" in values:
         row |= _of_margins(values["margin"], weights)
     return row
@@ -112,10 +115,7 @@ def _of_margins(margins: NDArray[np.float64], weights: NDArray[np.float64]) -> R
 
 def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     products = values * weights
-    if not np.isfinite(products).all():
-        return math.nan
-    total = math.fsum(weights)
-    return math.fsum(products) / total if total else 0.0
+    return math.fsum(products) / math.fsum(weights) if np.isfinite(products).all() else math.nan
 
 
 @dataclass(frozen=True)
