@@ -23,7 +23,7 @@ from visalign.data.shards import replace_file
 from visalign.diffusion.sampling import initial_noise
 from visalign.diffusion.source import Source
 from visalign.drawing import Drawer, Settings
-from visalign.jobs.denoising import Progress
+from visalign.jobs import Progress
 
 from .marks import Mark, Marks
 

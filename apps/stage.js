@@ -1,10 +1,10 @@
 // Two pictures to be compared: side by side, under a slider, flickering, as their difference; zoomed and moved as one.
 
+import { compared, paint } from './difference.js';
 import { choices, el } from './page.js';
 
 const MODES = [['pair', 'Side by side'], ['slider', 'Slider'], ['flicker', 'Flicker'], ['difference', 'Difference']];
 const BEAT = 650; // milliseconds that each picture is seen: below three changes a second
-const FAR = 8; // levels of 255 by which a pixel differs visibly
 
 /** A stage. `show([{src, name, alt}, {…}])` puts two pictures on it; `note(side, …nodes)` writes under one. */
 export function stage() {
@@ -112,17 +112,20 @@ class Stage {
   difference() {
     const canvas = el('canvas', { role: 'img', 'aria-label': 'How much the two pictures differ, pixel by pixel' });
     const said = el('p', { class: 'said', role: 'status' }, 'Comparing …');
-    const gain = el('input', { type: 'range', min: '1', max: '10', value: '3', 'aria-label': 'How strongly differences are shown' });
-    const draw = async () => {
-      try {
-        said.textContent = await subtract(canvas, this.sides.map((each) => each.src), Number(gain.value));
-      } catch (error) {
-        said.textContent = error.message;
-      }
-    };
-    gain.addEventListener('input', draw);
-    draw();
-    this.extra.replaceChildren(el('label', { class: 'zoom' }, el('span', {}, 'Strength'), gain));
+    const slide = (words, name, least, most, value) => el('label', { class: 'zoom' }, el('span', {}, words),
+      el('input', { type: 'range', min: String(least), max: String(most), value: String(value), 'aria-label': name }));
+    const strength = slide('Strength', 'How strongly differences are shown', 1, 10, 3);
+    compared(this.sides.map((each) => each.src)).then((found) => {
+      const frame = slide('Frame', 'Which frame is compared; at the left end all of them', 0, found.gaps.length, 0);
+      const draw = () => {
+        const [gain, place] = [strength, frame].map((each) => Number(each.lastChild.value));
+        said.textContent = paint(canvas, found, place ? place - 1 : null, gain);
+      };
+      [strength, frame].forEach((each) => each.addEventListener('input', draw));
+      if (found.gaps.length > 1 && strength.isConnected) this.extra.append(frame);
+      draw();
+    }).catch((error) => { said.textContent = error.message; });
+    this.extra.replaceChildren(strength);
     return [el('div', { class: 'single' }, el('div', { class: 'layers' }, el('div', { class: 'window' }, canvas)), said), this.captions()];
   }
 
@@ -157,38 +160,4 @@ class Stage {
 /** Small pictures are shown with hard edges: smoothing would hide what the model drew. */
 export function crisp(image) {
   image.classList.toggle('crisp', image.naturalWidth <= 128);
-}
-
-async function subtract(canvas, sources, gain) {
-  const [one, other] = await Promise.all(sources.map(pixels));
-  if (one.width !== other.width || one.height !== other.height) throw new Error('The two pictures differ in size.');
-  const pen = canvas.getContext('2d');
-  [canvas.width, canvas.height] = [one.width, one.height];
-  canvas.classList.toggle('crisp', one.width <= 128);
-  const made = pen.createImageData(one.width, one.height);
-  let [sum, far] = [0, 0];
-  for (let i = 0; i < made.data.length; i += 4) {
-    const gaps = [0, 1, 2].map((channel) => Math.abs(one.data[i + channel] - other.data[i + channel]));
-    gaps.forEach((gap, channel) => { made.data[i + channel] = Math.min(255, gain * gap); });
-    made.data[i + 3] = 255;
-    sum += gaps[0] + gaps[1] + gaps[2];
-    far += Math.max(...gaps) > FAR;
-  }
-  pen.putImageData(made, 0, 0);
-  const count = one.width * one.height;
-  const first = one.moves || other.moves ? 'First frames. ' : '';
-  return sum === 0 ? `${first}The two pictures are the same, pixel for pixel.`
-    : `${first}Mean difference ${(sum / count / 3).toFixed(1)} of 255; ${((100 * far) / count).toFixed(0)} % of pixels differ visibly.`;
-}
-
-/** What a picture holds, or the first frame of a clip, which `moves`. */
-async function pixels(src) {
-  const moves = (await fetch(src)).headers.get('content-type') === 'image/webp';
-  const image = new Image();
-  image.src = src;
-  await image.decode();
-  const canvas = el('canvas', { width: image.naturalWidth, height: image.naturalHeight });
-  const pen = canvas.getContext('2d', { willReadFrequently: true });
-  pen.drawImage(image, 0, 0);
-  return Object.assign(pen.getImageData(0, 0, canvas.width, canvas.height), { moves });
 }

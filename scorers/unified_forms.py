@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -43,8 +44,6 @@ SHARE = re.compile(
 OF_IMAGE = re.compile(rf"\bImage ([12])(?: score)?[^\w\n:]*:{FILLING}{NUMBER}", re.IGNORECASE)
 POINTED = re.compile(r'"score"\s*:\s*\[([^\[\]]*)\]')
 SAID = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
-VERDICTS = {"image 1 is better": 1.0, "image 2 is better": 0.0, "images are equally good": 0.5}
-WINNERS = {"image 1": 1.0, "image 2": 0.0}
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,13 @@ class Form:
     read: Callable[[Answer], Sequence[float]]  # one value an aspect; raises Unreadable
     aspects: tuple[str, ...] = ("",)
     shows: tuple[str, ...] = ("image",)  # fields of a sample whose pictures stand before the words, in order
+    ends: bool = False  # whether the last frame of a clip is one of those shown
 
     def pictures(self, shown: Sequence[Sample]) -> list[Image.Image]:
         """What is shown of the samples: the source that they share once, then what was made for each."""
         before = [source(shown[0])] if "source" in self.shows else []
         if "video" in self.shows:
-            return before + [frame for each in shown for frame in spread(each)]
+            return before + [frame for each in shown for frame in spread(each, ends=self.ends)]
         return before + ([picture(each) for each in shown] if "image" in self.shows else [])
 
 
@@ -71,11 +71,17 @@ def source(sample: Sample) -> Image.Image:
     return images.load(sample.source)
 
 
-def spread(sample: Sample) -> list[Image.Image]:
-    """FRAMES of a clip, evenly spread from the first on, as the released code's; all of a shorter one."""
+def spread(sample: Sample, *, ends: bool = False) -> list[Image.Image]:
+    """FRAMES of a clip, evenly spread from the first on, as the released code's; all of a shorter one.
+
+    With `ends`, as that of pairs, from the first to the last, those of a shorter one more than once: two clips have as
+    many each.
+    """
     whole = frames(sample)
     if not whole:
         raise ImageError("the sample has no video")
+    if ends:
+        return [whole[index * (len(whole) - 1) // (FRAMES - 1)] for index in range(FRAMES)]
     return [whole[place] for place in dict.fromkeys(index * len(whole) // FRAMES for index in range(FRAMES))]
 
 
@@ -108,12 +114,13 @@ def points(answer: Answer) -> list[float]:
     return [answers.rating(each, 0, POINTS) for each in numbers]
 
 
-def winner(answer: Answer) -> list[float]:
-    """P(the first is better) of the one verdict."""
+def winner(answer: Answer, thing: str = "image") -> list[float]:
+    """P(the first is better) of the one verdict on two things."""
+    verdicts = {f"{thing} 1 is better": 1.0, f"{thing} 2 is better": 0.0, f"{thing}s are equally good": 0.5}
     text = told(answer)
     marked = SAID.findall(text)
     said = (marked[-1] if marked else text).lower()
-    found = {value for verdict, value in VERDICTS.items() if verdict in said}
+    found = {value for verdict, value in verdicts.items() if verdict in said}
     if len(found) != 1:
         raise Unreadable(f"gives {len(found) or 'no'} verdicts: {said[-answers.QUOTED :]!r}")
     return [found.pop()]
@@ -137,12 +144,13 @@ def scores(answer: Answer) -> list[float]:
     return [0.5 if gap == 0 else float(gap > 0)]
 
 
-def flex(answer: Answer) -> list[float]:
-    """P(the first is better) of the JSON's winner, if its scores are what was asked for."""
+def flex(answer: Answer, thing: str = "Image") -> list[float]:
+    """P(the first is better) of the JSON's winner of two things, if its scores are what was asked for."""
     whole = answers.objects(answer)
+    winners = {f"{thing} 1".lower(): 1.0, f"{thing} 2".lower(): 0.0}
     said = str(whole.get("winner", "")).strip().lower().rstrip(".")
-    if said not in WINNERS:
-        raise Unreadable(f"the winner is {whole.get('winner')!r} and none of Image 1, Image 2")
+    if said not in winners:
+        raise Unreadable(f"the winner is {whole.get('winner')!r} and none of {thing} 1, {thing} 2")
     categories: Any = whole.get("categories")
     dims = [dim for each in categories for dim in each["dims"]] if _tabular(categories) else []
     if not dims:
@@ -150,7 +158,7 @@ def flex(answer: Answer) -> list[float]:
     for dim in dims:
         both = [answers.rating(dim.get(name), 0, int(SHARED)) for name in ("score_1", "score_2")]
         _sum_to(both, SHARED, dim.get("name"), 1e-6)
-    return [WINNERS[said]]
+    return [winners[said]]
 
 
 def told(answer: Answer) -> str:
@@ -187,6 +195,14 @@ TWO_POINTS = f'Answer with JSON: {{"reasoning": "in a few words", "score": [x, y
 CLOSING = (
     'Give your reasons, and close with one of these sentences: "Image 1 is better." "Image 2 is better." "Both images '
     'are equally good."'
+)
+TWO_CLIPS = (
+    "The pictures are frames, in order, of two clips that were generated for this caption: the first half are those of "
+    "Video 1, the others those of Video 2.\nThe caption: {prompt}\n"
+)
+TABLE = (
+    'Answer with JSON: {"categories": [{"name": "...", "dims": [{"name": "...", "score_1": 6, "score_2": 4}], '
+    '"cat_winner": "Image 1"}], "winner": "Image 1"}'
 )
 FORMS = {
     "rating": Form(
@@ -243,10 +259,23 @@ FORMS = {
     ),
     "flex": Form(
         "Both pictures were generated for this caption: {prompt}\nCompare them in semantics, quality and aesthetics, "
-        f"each in dimensions that matter here. In each dimension the two share {SHARED:g} points. Answer with JSON: "
-        '{"categories": [{"name": "...", "dims": [{"name": "...", "score_1": 6, "score_2": 4}], "cat_winner": "Image '
-        '1"}], "winner": "Image 1"}',
+        f"each in dimensions that matter here. In each dimension the two share {SHARED:g} points. {TABLE}",
         flex,
+    ),
+    "clip_winner": Form(
+        f"{TWO_CLIPS}Which clip shows the caption better and looks better? "
+        + CLOSING.replace("Image", "Video").replace("image", "video"),
+        partial(winner, thing="video"),
+        shows=("video",),
+        ends=True,
+    ),
+    "clip_flex": Form(
+        f"{TWO_CLIPS}Compare them in semantics, quality with motion, and aesthetics with the camera's work, each in "
+        f"dimensions that matter here. In each dimension the two share {SHARED:g} points. "
+        + TABLE.replace("Image", "Video"),
+        partial(flex, thing="Video"),
+        shows=("video",),
+        ends=True,
     ),
     "edit_winner": Form(
         f"{TWO_EDITS}Which one follows it better, leaves the rest as it was, and looks better? {CLOSING}",

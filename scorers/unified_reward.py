@@ -2,8 +2,9 @@
 
 A vision-language model that was trained to write its judgements: a rating (1.0), ratings of three axes of a picture or
 a clip (2.0), points of an edit (Edit); which of two pictures or edits is better (1.0, Edit, and Think, which reasons
-first: arXiv 2505.03318), their shares of three axes (2.0), or a JSON table of its own dimensions (Flex). What is not
-exactly one judgement of the asked form is invalid with its reason, never a number. The default wordings ask for the
+first: arXiv 2505.03318), their shares of three axes (2.0), or a JSON table of its own dimensions (Flex). Of two clips
+it sees eight frames each, from the first to the last, as the released scripts show them. What is not exactly one
+judgement of the asked form is invalid with its reason, never a number. The default wordings ask for the
 released forms in words of this project; the released ones are given as `wordings`.
 """
 
@@ -30,7 +31,7 @@ from .running import one_of
 from .unified_forms import FORMS, HIGHEST, HOLE, LOWEST, POINTS, Form
 
 Rating = Literal["rating", "axes", "clip", "edit"]
-Comparison = Literal["winner", "shares", "flex", "edit_winner", "edit_scores"]
+Comparison = Literal["winner", "shares", "flex", "edit_winner", "edit_scores", "clip_winner", "clip_flex"]
 EDIT = ("following", "quality")  # the two questions about an edit
 LONGEST, SIZED = 1024, "at most {} pixels a side, then the model's own"  # of the pictures that are sent
 READS = {"clip": ("prompt", "video"), "edit": ("prompt", "image", "source")}
@@ -51,7 +52,7 @@ class UnifiedReward:
             score; or "edit", of `source` into `image` by the prompt: sqrt(min(success, restraint) min(naturalness,
             cleanness)), 0 … 25, as VIEScore pools (arXiv 2312.14867), on which its two questions are modelled.
         comparison: what a pair is asked for: "winner" (1.0, Think), "shares" (2.0), "flex", "edit_winner" or
-            "edit_scores", of which the higher wins.
+            "edit_scores", of which the higher wins; of clips "clip_winner" (1.0, 2.0, Think) or "clip_flex".
         wordings: form -> a text file with {prompt}, instead of this project's own words.
         orders: "both", each pair asked in both orders and the mean taken, or "one".
         book: a file that keeps every answer; what is in it is not asked again.

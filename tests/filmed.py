@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,23 @@ def noise(seed: int, frames: int = 9, size: tuple[int, int] = (16, 20)) -> NDArr
 
 
 def film(
-    path: Path, frames: NDArray[np.uint8], codec: str = "libx264", *, rate: int = 8, faststart: bool = False
+    path: Path,
+    frames: NDArray[np.uint8],
+    codec: str = "libx264",
+    *,
+    rate: int = 8,
+    faststart: bool = False,
+    ratio: Fraction | None = None,
 ) -> Path:
-    """A film of these frames, in yuv420p; its container by the path's ending."""
+    """A film of these frames, in yuv420p, whose pixels have `ratio` of width to height; its container by the path's
+    ending."""
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as made:
         stream: Any = made.add_stream(codec, rate=rate)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        if ratio is not None:
+            stream.codec_context.sample_aspect_ratio = ratio
         for each in frames:
             made.mux(stream.encode(av.VideoFrame.from_ndarray(each, format="rgb24")))
         made.mux(stream.encode())

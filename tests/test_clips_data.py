@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 import sys
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,12 +95,18 @@ def test_the_first_frames_are_asked_for_by_their_number(tmp_path: Path) -> None:
             clips.frames(name, tmp_path, 10)
 
 
+def through(data: bytes, a: float, b: float, c: float, d: float) -> bytes:
+    """An mp4 whose track header says that what stands at (x, y) is shown at (a x + c y, b x + d y)."""
+    place = data.index(b"tkhd") + 4 + 40  # version and flags, times, ids, layer, volume; then nine numbers, 16.16
+    one, two, three, four = (round(each * 65536) for each in (a, b, c, d))
+    matrix = struct.pack(">9i", one, two, 0, three, four, 0, 0, 0, 1 << 30)
+    return data[:place] + matrix + data[place + 36 :]
+
+
 def turned(data: bytes, quarters: int) -> bytes:
     """An mp4 whose track header says that it is shown turned clockwise by so many quarters."""
     cosine, sine = {1: (0, 1), 2: (-1, 0), 3: (0, -1)}[quarters]
-    place = data.index(b"tkhd") + 4 + 40  # version and flags, times, ids, layer, volume; then nine numbers, 16.16
-    matrix = struct.pack(">9i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0, 0, 0, 1 << 30)
-    return data[:place] + matrix + data[place + 36 :]
+    return through(data, cosine, sine, -sine, cosine)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -106,6 +114,47 @@ def test_a_film_is_turned_as_its_header_says(tmp_path: Path, quarters: int) -> N
     plain = arrays(tmp_path, film(tmp_path / "a.mp4", flats(3)).name)
     (tmp_path / "b.mp4").write_bytes(turned((tmp_path / "a.mp4").read_bytes(), quarters))
     assert np.array_equal(arrays(tmp_path, "b.mp4"), np.rot90(plain, -quarters, axes=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((-1, 0, 0, 1), lambda clip: clip[:, :, ::-1]),
+        ((1, 0, 0, -1), lambda clip: clip[:, ::-1]),
+        ((0, 1, 1, 0), lambda clip: clip.swapaxes(1, 2)),
+        ((0, -1, -1, 0), lambda clip: clip[:, ::-1, ::-1].swapaxes(1, 2)),
+    ],
+    ids=["left and right", "up and down", "across one diagonal", "across the other"],
+)
+def test_a_film_is_mirrored_as_its_header_says(tmp_path: Path, matrix: Any, shown: Any) -> None:
+    plain = arrays(tmp_path, film(tmp_path / "a.mp4", noise(0, 3)).name)
+    (tmp_path / "b.mp4").write_bytes(through((tmp_path / "a.mp4").read_bytes(), *matrix))
+    assert np.array_equal(arrays(tmp_path, "b.mp4"), shown(plain))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "why"),
+    [
+        ((2, 0, 0, 1), r"its pixels are not square \(2\)"),
+        ((0.75, 0.75, -0.75, 0.75), r"is to be shown through the matrix \(0.75, .* quarter turns and mirrors"),
+    ],
+    ids=["stretched", "turned by 45 degrees"],
+)
+def test_a_film_that_is_shown_otherwise_is_refused(tmp_path: Path, matrix: Any, why: str) -> None:
+    film(tmp_path / "a.mp4", flats(3))
+    (tmp_path / "b.mp4").write_bytes(through((tmp_path / "a.mp4").read_bytes(), *matrix))
+    with pytest.raises(ImageError, match=why):
+        clips.frames("b.mp4", tmp_path)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4")])
+def test_a_film_whose_pixels_are_not_square_is_refused_with_the_mend(tmp_path: Path, name: str, codec: str) -> None:
+    film(tmp_path / name, flats(3), codec, ratio=Fraction(4, 3))
+    with pytest.raises(ImageError, match=r"its pixels are not square \(4/3\): ffmpeg -vf scale=iw\*sar:ih,setsar=1"):
+        clips.frames(name, tmp_path)
+    for almost in (Fraction(1), Fraction(4320, 4319)):
+        film(tmp_path / name, flats(3), codec, ratio=almost)
+        assert len(clips.frames(name, tmp_path)) == 3
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

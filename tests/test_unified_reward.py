@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -350,3 +351,60 @@ def test_the_quality_of_an_edit_may_be_asked_without_its_instruction(tmp_path: P
     UnifiedReward(Says(""), wordings={"quality": asked(tmp_path, "How natural?")})
     with pytest.raises(ValueError, match=r"holds no \{prompt\}"):
         UnifiedReward(Says(""), wordings={"following": asked(tmp_path, "How well?")})
+
+
+# Two clips -----------------------------------------------------------------------------------------------------------
+
+
+def clip(*greys: int) -> Sample:
+    """A clip of one grey a frame."""
+    return Sample("it brightens", video=[Image.new("RGB", (32, 32), (each, each, each)) for each in greys])
+
+
+def greys(question: Question) -> list[int]:
+    """What is shown."""
+    shown = [Image.open(BytesIO(each)).convert("RGB") for each in question.parts if isinstance(each, bytes)]
+    return [each.getpixel((0, 0))[0] for each in shown]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Video 1 is better.", [1.0]),
+        ("<think>Video 1 (9/10), Video 2 (7/10)</think>\n<answer>Video 2 is better</answer>", [0.0]),
+        ("Both videos are equally good.", [0.5]),
+        ("Video 1 is better in motion, but Video 2 is better.", "unreadable"),
+        ("Image 1 is better.", "unreadable"),
+    ],
+)
+def test_one_verdict_on_two_clips(text: str, wanted: Any) -> None:
+    assert said(unified_forms.FORMS["clip_winner"].read, text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (flexed(winner="Video 1"), [1.0]),
+        (f"```json\n{flexed(3, 7, 'Video 2')}\n```", [0.0]),
+        (flexed(winner="Image 1"), "unreadable"),
+        (flexed(6, 5, winner="Video 1"), "unreadable"),
+    ],
+)
+def test_a_table_with_a_winner_of_two_clips(text: str, wanted: Any) -> None:
+    assert said(unified_forms.FORMS["clip_flex"].read, text) == wanted
+
+
+@pytest.mark.parametrize("form", ["clip_winner", "clip_flex"])
+def test_two_clips_are_shown_by_eight_frames_each_from_the_first_to_the_last_in_both_orders(form: Any) -> None:
+    """Of 15 frames every other one; of 3, some more than once: the halves must be told apart."""
+    told = ["Video 1 is better.", "Video 2 is better."] if form == "clip_winner" else [
+        flexed(winner=f"Video {place}") for place in (1, 2)
+    ]  # fmt: skip
+    backend = Says(*told)
+    long, short = clip(*range(15)), clip(100, 110, 120)
+    assert UnifiedReward(backend, comparison=form).prefer([long], [short]).tolist() == [1]
+    halves = [0, 2, 4, 6, 8, 10, 12, 14], [100, 100, 100, 100, 110, 110, 110, 120]
+    assert [greys(each) for each in backend.asked] == [halves[0] + halves[1], halves[1] + halves[0]]
+    assert all("it brightens" in str(each.parts[-1]) and "Image" not in str(each.parts[-1]) for each in backend.asked)
+    still = Sample("it brightens", image=pictures()[0])
+    assert UnifiedReward(backend, comparison=form).prefer([long], [still]).isnan().all()
