@@ -16,6 +16,7 @@ FLOWS = (  # on the flow model; `flow_dpo` is Diffusion-DPO there
     ("dpo", "Flow-DPO, which is Diffusion-DPO", "playground_dpo", ("method={name: flow_dpo, beta: 500}",)),
     ("dpo_derived", "Flow-DPO, beta (1 - t)^2", "playground_dpo",
      ("method={name: flow_dpo, beta: 500, schedule: (1-t)^2}",)),
+    ("dpo_release", "Flow-DPO, beta 100 as in flow_grpo", "playground_dpo", ("method={name: flow_dpo, beta: 100}",)),
     ("mapo", "MaPO", "playground_mapo", ()),
     ("rwr", "Flow-RWR", "playground_sft", ("method={name: flow_rwr}",)),
 )  # fmt: skip
@@ -46,4 +47,6 @@ CLAIMS = (
     Claim(PAPER, "Flow-DPO improves on fine-tuning", "flow_dpo", "flow_sft"),
     Claim(PAPER, "Flow-DPO improves on Flow-RWR", "flow_dpo", "flow_rwr"),
     Claim(PAPER, "a constant beta improves on beta (1 - t)^2", "flow_dpo", "flow_dpo_derived"),
+    Claim(PAPER, "the same, the constant one at 100", "flow_dpo_release", "flow_dpo_derived"),
+    Claim(PAPER, "Flow-DPO at 100 improves on fine-tuning", "flow_dpo_release", "flow_sft"),
 )
