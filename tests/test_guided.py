@@ -24,7 +24,10 @@ from visalign.config import ConfigError
 from visalign.data import clips, media, store
 from visalign.diffusion.guided import Takes, guided_takes, noise_share, time_at
 from visalign.diffusion.sampling import generate, to_uint8
+from visalign.diffusion.source import Source
+from visalign.drawing import Drawer, Settings
 from visalign.draws import Draws
+from visalign.jobs import takes
 from visalign.models.folder import Folder
 from visalign.process import Ddpm, Flow, Process
 
@@ -333,3 +336,13 @@ def test_clips_are_taken_by_a_model_of_clips(family: str, frames: int, tmp_path:
         first, second = (np.stack([np.asarray(each) for each in clips.frames(item, out)]) for item in record.items)
         assert first.shape == second.shape == (frames, 16, 16, 3)
         assert not np.array_equal(first, second)
+
+
+def test_where_nothing_is_said_the_size_of_all_takes_decides_how_many_originals_are_drawn_together(
+    model: Path, tmp_path: Path
+) -> None:
+    drawer = Drawer(Source.find(str(model)), Settings(steps=2, guidance=1.0, size=16))
+    counts = [takes.Job(drawer, tmp_path, tmp_path, takes.Plan(count)).at_once for count in (1, 2, 3, 64)]
+    assert counts == [32, 16, 10, 1]
+    drawer.settings = replace(drawer.settings, batch=5)
+    assert takes.Job(drawer, tmp_path, tmp_path, takes.Plan(2)).at_once == 5

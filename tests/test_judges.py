@@ -23,6 +23,7 @@ from visalign.data import clips, store
 from visalign.images import ImageError, Misuse
 from visalign.records import DataError, Preference
 from visalign.rulings import Ruling
+from visalign.scorers.answer_book import Book
 from visalign.scorers.answers import Unreadable, choice, objects, rating
 from visalign.scorers.chat import Answer, Sampling, Token
 from visalign.scorers.endpoint import Endpoint
@@ -430,6 +431,41 @@ def test_label_writes_a_score_for_each_segment_of_clips(
     assert "6 segments: 3 to the first, 1 to the second, 2 ties, 0 not judged" in capsys.readouterr().out
     answered = (out.parent / ".judge-answers").read_bytes()
     assert main(command) == 0 and (out.parent / ".judge-answers").read_bytes() == answered
+
+
+def test_a_judge_that_was_interrupted_goes_on_and_what_it_writes_is_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at the fourth answer: three are in the book, and only the others are asked for again."""
+    (tmp_path / "clips").mkdir()
+    clip(tmp_path / "clips" / "one", RED, BLUE, RED)
+    clip(tmp_path / "clips" / "other", BLUE, BLUE, RED)
+    clip(tmp_path / "clips" / "third", BLUE, RED, BLUE)
+    names = ("one", "other", "third")
+    store.write([Preference(judging.PROMPT, names)], tmp_path / "clips" / "records.jsonl")
+    outs = [tmp_path / name / "judged.jsonl" for name in ("whole", "twice")]
+    whole, twice = (
+        ["label", str(tmp_path / "clips/records.jsonl"), "--judge", clip_judge(folder, tmp_path), "--out", str(out)]
+        for out in outs
+    )
+    assert main(whole) == 0
+    add, kept = Book.add, []
+
+    def interrupted(self: Book, key: str, answer: Answer) -> None:
+        if len(kept) == 3:
+            kept.append("")
+            raise KeyboardInterrupt
+        kept.append(key)
+        add(self, key, answer)
+
+    monkeypatch.setattr(Book, "add", interrupted)
+    assert main(twice) == 130 and not outs[1].exists()
+    book = outs[1].parent / ".judge-answers"
+    assert book.read_bytes().count(b"\n") == 3
+    assert main(twice) == 0
+    assert outs[1].read_bytes() == outs[0].read_bytes()
+    assert book.read_bytes() == (outs[0].parent / ".judge-answers").read_bytes()
+    assert len(set(kept)) == len(kept), "no answer was asked for twice"
 
 
 def test_clips_that_cannot_be_compared_have_empty_scores(

@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from typing import NoReturn
 
 from .. import __version__
@@ -66,6 +65,8 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The parser of every command."""
+    from ..registry import Entry
+
     top = Parser(
         prog="visalign",
         description="Preference alignment for models that draw and models that see: from preferences to a better one.",
@@ -78,7 +79,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"visalign {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
-        import_module(f".{name}", __name__).add(commands)
+        Entry(f"{__name__}.{name}:add", "").load()(commands)
     return top
 
 
