@@ -176,7 +176,7 @@ def test_a_dry_run_reads_a_folder_s_own_shape_and_writes_nothing(
     folder = tiny.folder(tmp_path / family, family)
     for weights in folder.rglob("*.safetensors"):
         weights.unlink()
-    changes = [f"model.folder={folder}", "data.resolution=16", f"data.path={records}", "data.format=parquet"]
+    changes = [f"model.folder={folder}", "data.resolution=16", f"data.path={records}"]  # a recipe asks for no layout
     code, text = said(capsys, "train", "sdxl_dpo", "--dry-run", *changes, f"out={tmp_path / 'run'}")
     assert code == 0
     assert "2 forward without gradient" in " ".join(text.split())

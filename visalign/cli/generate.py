@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ..diffusion.source import Source
     from ..evaluation.report import Card, Picture
 
-MODELS = """MODEL is playground, a pipeline folder, a run's folder, a hub id, or BASE+LORA. Others may take part:
+MODELS = """MODEL is playground, playground_moving, a pipeline folder, a run's folder, a hub id, or BASE+LORA. Others
+may take part:
   runs/dpo,negative=runs/npo             npo answers for the empty prompt, mixed: base + (dpo - base) + (npo - base)
   runs/dpo,negative=runs/npo,alpha=0.5,beta=1    base + alpha (dpo - base) + beta (npo - base); base=MODEL if not known
   runs/dpo,weak=playground,reflect=11    the first 11 steps are reflected: down by dpo, back up by the weak model
@@ -43,9 +44,10 @@ def add(commands: words.Commands) -> None:
     drawing_options(made)
 
 
-def drawing_options(made: Any, *, steps: int = 25) -> None:
-    """How to draw: what the commands that draw share, the grammar of models included."""
-    made.epilog = f"{made.epilog}\n\n{MODELS}"
+def drawing_options(made: Any, *, steps: int = 25, models: bool = True) -> None:
+    """How to draw: what the commands that draw share; those that take a MODEL tell its grammar."""
+    if models:
+        made.epilog = f"{made.epilog}\n\n{MODELS}"
     made.add_argument("--steps", type=int, default=steps, help=f"of the sampler, DDIM or flow Euler ({steps})")
     made.add_argument("--guidance", type=float, default=5.0, help="classifier-free guidance (5.0); 1 is none")
     made.add_argument(

@@ -28,7 +28,9 @@ def add(commands: words.Commands) -> None:
     made = words.command(
         commands, "list", "what can be named: methods, scorers, losses, recipes …", "visalign list loss", show
     )
-    made.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}")
+    made.add_argument(
+        "kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}; all if not given"
+    )
     words.command(commands, "doctor", "whether this machine is ready, and what it lacks", "visalign doctor", examine)
 
 

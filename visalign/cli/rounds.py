@@ -29,7 +29,7 @@ def add(commands: words.Commands) -> None:
     refresh = "each round's reference is the model that drew (round), or always the first one (never)"
     made.add_argument("--refresh", choices=("round", "never"), default="round", help=refresh)
     made.add_argument("--out", default="runs/rounds", metavar="DIR", help="where to (runs/rounds)")
-    drawing_options(made)
+    drawing_options(made, models=False)
     made.set_defaults(takes_changes=True)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..records import Preference
 
-EXAMPLE = "visalign users runs/votes/records.parquet --out runs/users"
+EXAMPLE = "visalign users runs/playground_users/records.parquet --out runs/users"
 USERS, TASTES, RECORDS = "users.safetensors", "tastes.safetensors", "records.parquet"
 
 

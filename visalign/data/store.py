@@ -169,7 +169,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     file = opened(path)
     names = file.schema_arrow.names
     if missing := [name for name in NEEDED if name not in names]:
-        raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(names)}: what format is it?")
+        mend = "our records have prompt and items (docs/data.md); other layouts are named by data.format"
+        raise DataError(f"{path} has no column {missing[0]!r} but {', '.join(names)}: {mend}")
     for number, row in enumerate(rows(file, names)):
         yield f"{path} row {number}", {name: value for name, value in row.items() if value is not None}
 

@@ -55,7 +55,10 @@ class Found:
 def check(picture: np.ndarray, caption: str) -> Verdict:
     """Judge one (32, 32, 3) uint8 picture; ValueError if it is of another shape or the caption cannot be read."""
     if picture.shape != (SIDE, SIDE, 3) or picture.dtype != np.uint8:
-        raise ValueError(f"the checker reads ({SIDE}, {SIDE}, 3) uint8 pictures, got {picture.shape} {picture.dtype}")
+        raise ValueError(
+            f"the checker reads ({SIDE}, {SIDE}, 3) uint8 pictures, the playground's, "
+            f"got {picture.shape} {picture.dtype}: other pictures need another scorer"
+        )
     wanted = parse(caption)
     return judged(*look(picture, wanted.style), wanted)
 
