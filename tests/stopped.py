@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,9 @@ class Interrupted(Exception):
 
 
 def goes_on_to_the_same_weights(
-    made: Callable[[Path], Path], moment: int, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    made: Callable[[Path], Path], moment: int, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    parts: Sequence[str] = PARTS,
+) -> None:  # fmt: skip
     """`made` in one go, and again stopped at its `moment`-th update and gone on with, writes the same bytes."""
     made(folder / "whole")
     update, calls = build.Saved.update, itertools.count(1)
@@ -34,6 +35,6 @@ def goes_on_to_the_same_weights(
     with pytest.raises(Interrupted):
         made(folder / "twice")
     made(folder / "twice")
-    for part in PARTS:
+    for part in parts:
         files = [next((folder / each / part).glob("*.safetensors")) for each in ("whole", "twice")]
         assert files[0].read_bytes() == files[1].read_bytes(), part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageFilter
 from ..draws import generator
 from .captions import parse
 from .corpus import OUTLINED_SHAPES, cluttered, wrong_colour, wrong_shape
-from .families import OTHER_SIZE
+from .families import OTHER_SIZE, exchanged
 from .world import COLOURS, RELATIONS, SHAPES, Scene, Thing, draw, place
 
 FAULTLESS = 0.25  # share of pictures without any mistake
@@ -19,7 +20,7 @@ SHARES = {
 }  # fmt: skip
 
 
-def picture(prompt: str, seed: int, number: int, shares: dict[str, float] | None = None) -> np.ndarray:
+def picture(prompt: str, seed: int, number: int, shares: Mapping[str, float] | None = None) -> np.ndarray:
     """Candidate `number` for a prompt, (32, 32, 3): a pure function of its arguments; `shares` gives each mistake's."""
     random = generator(seed, f"{prompt}\x1f{number}", 0, "flawed")
     given = SHARES if shares is None else shares
@@ -40,6 +41,8 @@ def mistaken(wanted: Scene, struck: set[str], random: np.random.Generator) -> Sc
     shown = wrong_shape(shown, random) if "shape" in struck else shown
     if "relation" in struck and shown.relation:
         shown = replace(shown, relation=str(random.choice([each for each in RELATIONS if each != shown.relation])))
+    if "owners" in struck and len({each.colour for each in shown.things}) > 1:
+        shown = exchanged(shown, random)
     if "size" in struck and len(shown.things) < 3:
         shown = replace(shown, things=tuple(replace(each, size=OTHER_SIZE[each.size]) for each in shown.things))
     return _miscounted(shown, random) if "count" in struck else shown
