@@ -281,7 +281,7 @@ def test_wans_own_multistep_scheduler_is_a_flow_of_its_shift(tmp_path: Path, wan
     UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
     ).save_pretrained(tmp_path / "wan" / "scheduler")  # fmt: skip
-    assert Folder.open(tmp_path / "wan").process == Flow(shift=5.0)
+    assert Folder.open(tmp_path / "wan").process == Flow(shift=5.0, ends="spread")
 
 
 @pytest.mark.parametrize(

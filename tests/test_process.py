@@ -224,7 +224,7 @@ def test_training_times_are_shifted_as_drawing_is() -> None:
 def test_what_is_not_a_path_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"shift_terminal=0\.1 is not known here"):
         from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.1})
-    with pytest.raises(ValueError, match="'odd' is not one of shifted, first, even"):
+    with pytest.raises(ValueError, match="'odd' is not one of shifted, first, spread, even"):
         Flow(ends="odd")
     with pytest.raises(ValueError, match="'flow' is not one of epsilon, v_prediction, sample"):
         stable("flow")
@@ -238,7 +238,11 @@ def test_what_is_not_a_path_is_refused_by_name() -> None:
 
 def test_wans_multistep_scheduler_is_a_shifted_flow() -> None:
     wan = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    assert from_scheduler(wan.config) == Flow(shift=3.0)
+    path = from_scheduler(wan.config)
+    assert path == Flow(shift=3.0, ends="spread")
+    for steps in (1, 4, 50):
+        wan.set_timesteps(steps)
+        assert torch.allclose(path.grid(steps).flip(0), wan.sigmas.double(), atol=1e-6)
     assert isinstance(from_scheduler(UniPCMultistepScheduler(beta_schedule="scaled_linear").config), Ddpm)
 
 

@@ -21,7 +21,7 @@ from .shifts import Growing, growing
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
-ENDS = ("shifted", "first", "even")
+ENDS = ("shifted", "first", "spread", "even")
 OTHER_SIGMAS = ("shift_terminal", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas")
 
 
@@ -179,8 +179,9 @@ class Flow(Affine):
     size (`Growing`) is the same in training and drawing; until `sized` was told the size there are no times.
 
     The grid is a line from 1 to where `ends` says, shifted: to the scheduler's first training time, which a fixed shift
-    has then moved already ("shifted") and one by size has not ("first"), or to 1 / steps, where a pipeline hands the
-    scheduler a line of its own ("even", as FLUX's does).
+    has then moved already ("shifted") and one by size has not ("first"); to one even step above the first time, as the
+    multistep solvers of Wan's folders go ("spread"); or to 1 / steps, where a pipeline hands the scheduler a line of
+    its own ("even", as FLUX's does).
     """
 
     shift: float | Growing = 1.0
@@ -224,8 +225,11 @@ class Flow(Affine):
         """0 and then `steps` increasing times to 1, as FlowMatchEulerDiscreteScheduler spaces its sigmas."""
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        first = torch.tensor(1.0 / self.scale, dtype=torch.float64)
-        lowest = {"shifted": float(self.shifted(first)), "first": float(first), "even": 1.0 / steps}[self.ends]
+        first = 1.0 / self.scale
+        shifted = float(self.shifted(torch.tensor(first, dtype=torch.float64)))
+        lowest = {
+            "shifted": shifted, "first": first, "spread": first + (1.0 - first) / steps, "even": 1.0 / steps
+        }[self.ends]  # fmt: skip
         levels = torch.linspace(lowest, 1.0, steps, dtype=torch.float64) if steps > 1 else torch.ones(1)
         return torch.cat([torch.zeros(1, dtype=torch.float64), self.shifted(levels)])
 
@@ -262,7 +266,7 @@ def from_scheduler(config: Mapping[str, Any]) -> Ddpm | Flow:
     """
     scale = float(config.get("num_train_timesteps", 1000))
     if config.get("prediction_type") == "flow_prediction":
-        return Flow(shift=float(config.get("flow_shift", 1.0)), scale=scale)
+        return Flow(shift=float(config.get("flow_shift", 1.0)), scale=scale, ends="spread")
     if "FlowMatch" not in str(config.get("_class_name", "")):
         return Ddpm.from_config(config)
     if unknown := [name for name in OTHER_SIGMAS if config.get(name)]:
