@@ -124,6 +124,7 @@ def denoiser(
         rank=how.rank,
         alpha=how.alpha,
         dtype=how.dtype,
+        precision=run.precision,
         kernel=how.attention,
         strict_attention=how.strict_attention,
         checkpointing=how.checkpointing,

@@ -196,8 +196,7 @@ def of_attention(run: Run, shape: cost.Shape) -> list[list[str]]:
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = half.get(run.precision, DTYPES[run.model.dtype])
+    dtype = attention.computed_in(run.precision, DTYPES[run.model.dtype])
     widths = attention.head_widths(cost.skeleton(shape))
     found = attention.resolve(
         run.model.attention, attention.Setting(device, dtype, widths), strict=run.model.strict_attention

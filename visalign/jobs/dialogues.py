@@ -137,6 +137,7 @@ def network(run: Run, folder: SeeingFolder, reference: Reference, ranks: Ranks) 
         vision=how.vision,
         projector=how.projector,
         dtype=how.dtype,
+        precision=run.precision,
         attention=how.attention,
         strict_attention=how.strict_attention,
         checkpointing=how.checkpointing,

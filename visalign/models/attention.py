@@ -103,8 +103,8 @@ def unloaded() -> str | None:
     error: BaseException | None = _cpp_lib._cpp_library_load_exception
     if error is None:
         return None
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return f"xformers' CUDA library does not load: {str(error).strip().splitlines()[0]}"
 
 

@@ -15,6 +15,7 @@ import torch
 
 from ..contract import Reference
 from . import publish_mllm, seeing_attention
+from .attention import computed_in
 from .folder import DTYPES, FolderError, hub_folder
 from .mllm import SeeingModel
 from .reading import Reader, Unreadable
@@ -97,6 +98,7 @@ class SeeingFolder:
         vision: bool = False,
         projector: bool = True,
         dtype: str = "fp32",
+        precision: str = "no",
         attention: str = "auto",
         strict_attention: bool = False,
         checkpointing: bool = False,
@@ -105,6 +107,7 @@ class SeeingFolder:
     ) -> SeeingModel:
         """The model ready to train ("lora", "full") or to be asked ("none"), its reference and its attention.
 
+        Under a `precision` of "bf16" or "fp16" it will run in autocast, which is what `attention` must serve.
         LoRA adapts the language model's linear layers (`targets`). Full training leaves the vision tower as it is
         unless `vision`, and the projector unless `projector`. Adapters that the folder holds are trained on (`rank`,
         `alpha` and `targets` are theirs), and their start is the reference; otherwise they are put into the weights.
@@ -113,7 +116,8 @@ class SeeingFolder:
             raise ValueError(f"train: {train!r} is not one of {', '.join(TRAINED)}")
         if train == "full" and dtype != "fp32":
             raise ValueError(f"full fine-tuning needs fp32 master weights, got dtype {dtype!r}; use precision: bf16")
-        resolution = seeing_attention.resolve(attention, torch.device(device), DTYPES[dtype], strict=strict_attention)
+        computed = computed_in(precision, DTYPES[dtype])
+        resolution = seeing_attention.resolve(attention, torch.device(device), computed, strict=strict_attention)
         network = self.network(DTYPES[dtype], seeing_attention.asked(resolution)).to(device)
         resolution = seeing_attention.taken(network, resolution)
         if checkpointing:
