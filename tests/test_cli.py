@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +73,13 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 
 def test_help_answers_within_a_second_and_loads_no_library() -> None:
-    began = time.perf_counter()
+    """A second of a processor, however busy the machine is with other work."""
+    began = os.times()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "visalign", "--help"], cwd=ROOT, capture_output=True, text=True
     )
-    assert time.perf_counter() - began < 1.0
+    ended = os.times()
+    assert ended.children_user - began.children_user + ended.children_system - began.children_system < 1.0
     assert "start here" in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "numpy", "rich", "yaml", "diffusers"}
@@ -193,6 +195,7 @@ def test_training_leaves_a_run_folder_that_others_can_use(
     assert "implicit_accuracy" in text
     assert "1 records left out: tie" in text
     run = tmp_path / "run"
+    assert f"next:visaligncompare{model}{run}" in "".join(text.split())
     assert config.load(run / "run.yaml") == config.load("playground_dpo", [*changes, *grids])
     rows = metrics.read(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

@@ -238,9 +238,7 @@ def trained(request: pytest.FixtureRequest, root: Path) -> tuple[jobs.Outcome, P
     return found, out
 
 
-def test_training_publishes_a_critic_that_agrees_with_the_votes(
-    trained: tuple[jobs.Outcome, Path], root: Path
-) -> None:
+def test_training_publishes_a_critic_that_agrees_with_the_votes(trained: tuple[jobs.Outcome, Path], root: Path) -> None:
     told, out = trained
     assert {HEAD, ABOUT} <= {each.name for each in told.weights.iterdir()}
     assert told.summary.last["accuracy"] == 1.0

@@ -85,7 +85,10 @@ def test_a_key_is_written_once(tmp_path: Path) -> None:
     [
         ('{"prompt": "a", "items": ["x"]}\n\n{"prompt": "a", "ite', r"records\.jsonl:3 is not JSON"),
         ('{"prompt": "a", "items": [""]}\n', r"records\.jsonl:1: an item's name is empty"),
-        ('{"prompt": "a", "items": ["x"], "score": [1]}\n', r"records\.jsonl:1: unknown field 'score'"),
+        (
+            '{"prompt": "a", "items": ["x"], "score": [1]}\n',
+            r"records\.jsonl:1: a record has no field 'score'; did you mean scores\?",
+        ),
         ("[1]\n", r"records\.jsonl:1: a record is an object"),
         ("\xff\n", r"records\.jsonl:1 is not JSON"),
     ],

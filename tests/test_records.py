@@ -146,7 +146,7 @@ def test_both_bad_goes_with_any_scores() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"prompt": "a", "items": ["x"], "winner": 1}, "unknown field 'winner'; a record has prompt, items, scores"),
+        ({"prompt": "a", "items": ["x"], "winner": 1}, "a record has no field 'winner'; Known: "),
         ({"prompt": "a"}, "needs items"),
         ({}, "needs prompt and items"),
         ([1, 2], "a record is an object"),

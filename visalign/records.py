@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .strict import suggestion
+
 SCALES = {
     "probability": "P(this item is the best one); the K of a segment sum to 1",
     "votes": "how many preferred this item, not negative",
@@ -90,7 +92,7 @@ class Preference:
         known = [each.name for each in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise DataError(f"unknown field {unknown[0]!r}; a record has {', '.join(known)}")
+            raise DataError(f"a record has no field {unknown[0]!r}{suggestion(unknown[0], known)}")
         if missing := [name for name in ("prompt", "items") if name not in values]:
             raise DataError(f"a record needs {' and '.join(missing)}")
         return cls(**values)

@@ -55,9 +55,7 @@ TABLE: Mapping[str, Mapping[str, Entry]] = {
         "dragon": Entry("visalign.trainers.dragon:DRAGON", "DRAGON, rewards of whole sets (arXiv 2504.15217)"),
         "flow_dpo": Entry("visalign.trainers.flow_dpo:FlowDPO", "Flow-DPO, of velocities (arXiv 2501.13918)"),
         "flow_rwr": Entry("visalign.trainers.flow_rwr:FlowRWR", "Flow-RWR, fine-tuning by reward (arXiv 2501.13918)"),
-        "grpo": Entry(
-            "visalign.trainers.grpo:GRPO", "Flow-GRPO and DanceGRPO, by reward (arXiv 2505.05470)"
-        ),
+        "grpo": Entry("visalign.trainers.grpo:GRPO", "Flow-GRPO and DanceGRPO, by reward (arXiv 2505.05470)"),
         "inpo": Entry("visalign.trainers.inpo:InPO", "DDIM-InPO, on inverted pictures (arXiv 2503.18454)"),
         "inversion_dpo": Entry(
             "visalign.trainers.inversion_dpo:InversionDPO", "Inversion-DPO, on whole trajectories (arXiv 2507.11554)"

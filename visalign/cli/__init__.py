@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from .. import __version__
 from . import words
 
 COMMANDS = (  # modules of this folder, in the order of the help
-    "serve", "demo", "train", "generate", "guided", "answer", "label", "judge", "caption", "hallucinate", "distill",
-    "sets", "rounds", "score", "scorers", "users", "evaluate", "compare", "playground", "data", "names",
+    "demo", "train", "generate", "guided", "answer", "label", "judge", "caption", "hallucinate", "distill",
+    "sets", "rounds", "score", "scorers", "serve", "users", "evaluate", "compare", "playground", "data", "names",
 )  # fmt: skip
 # Errors that speak to the user, by where they are defined: a module that was never imported cannot have raised one.
 GIVEN_WRONG = (
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         if found:
             known = re.findall(r"[\w-]+", found[2])
             near = get_close_matches(found[1], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ";"
+            hint = f"; did you mean {near[0]}?" if near else "."
             message = f"there is no {found[1]!r}{hint} Known: {', '.join(known)}"
         print(f"visalign: {message.rstrip('.')} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
@@ -65,8 +66,6 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The parser of every command."""
-    from ..registry import Entry
-
     top = Parser(
         prog="visalign",
         description="Preference alignment for models that draw and models that see: from preferences to a better one.",
@@ -79,7 +78,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"visalign {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for name in COMMANDS:
-        Entry(f"{__name__}.{name}:add", "").load()(commands)
+        pkgutil.resolve_name(f"{__name__}.{name}:add")(commands)  # the registry would load what --help can do without
     return top
 
 

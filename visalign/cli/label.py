@@ -91,7 +91,8 @@ def label(
         why_not = next((f": {row.reason}" for row in unjudged if row.reason), "")
         screen.warn(f"{len(unjudged)} of {len(rows)} items could not be judged; their score is empty{why_not}")
     screen.say(f"{len(made)} records in {out}")
-    screen.say(f"next: visalign train RECIPE data.path={out}")
+    if len(unjudged) < len(rows):
+        screen.say(f"next: visalign train RECIPE data.path={out}")
     return int(len(unjudged) == len(rows))
 
 

@@ -77,3 +77,5 @@ def summarize(outcome: Outcome, screen: Screen) -> None:
     screen.say(
         f"{summary.steps} steps on {summary.records} records in {summary.seconds:.0f} s; weights in {outcome.weights}"
     )
+    if outcome.next:
+        screen.say(f"next: {outcome.next}")

@@ -46,6 +46,7 @@ class Outcome:
     quarantine: tuple[Bad, ...]  # records that were set aside
     left_out: dict[str, int]  # records that no batch is made of, by reason
     attention: Resolution | None = None  # which kernel ran, where that was chosen
+    next: str = ""  # the command that looks at what was trained; "": none does by itself
 
 
 @dataclass(frozen=True)

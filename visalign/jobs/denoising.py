@@ -63,7 +63,13 @@ def train(run: Run, screen: Screen, *, resume: bool = True, start: Mapping[str, 
         publish.publish(parts.model, parts.folder, weights, facts(run, len(parts.view), summary))
     ranks.wait()
     left_out = dict(getattr(parts.view, "left_out", {}))
-    return Outcome(run, summary, weights, parts.encoded.quarantine, left_out, parts.model.attention)
+    look = f"visalign compare {run.model.folder} {run.out}" if draws_alone(run, parts.method) else ""
+    return Outcome(run, summary, weights, parts.encoded.quarantine, left_out, parts.model.attention, look)
+
+
+def draws_alone(run: Run, method: Method) -> bool:
+    """Whether what is trained draws by itself: no branch of guidance, and for everybody alike."""
+    return run.model.train != "user" and not (isinstance(method, needs.Branching) and method.negative_branch)
 
 
 @torch.no_grad()

@@ -54,7 +54,8 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
         if isinstance(model, CriticModel):
             model.save(weights)
     ranks.wait()
-    return Outcome(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention)
+    look = "" if isinstance(model, CriticModel) else f"visalign answer {run.model.folder} {run.out} --questions FILE"
+    return Outcome(run, summary, weights, tuple(view.quarantine), dict(view.left_out), model.attention, look)
 
 
 def plan(run: Run) -> Plan:

@@ -58,7 +58,8 @@ def train(run: Run, screen: Screen, *, resume: bool = True) -> Outcome:
         with whole(weights) as draft:
             model.save(draft)
     ranks.wait()
-    return Outcome(run, summary, weights, tuple(view.quarantine), dict(view.left_out))
+    look = f"visalign score PICTURES --prompts FILE --scorers learned --set learned.weights={weights}"
+    return Outcome(run, summary, weights, tuple(view.quarantine), dict(view.left_out), next=look)
 
 
 def network(run: Run) -> Any:

@@ -30,7 +30,7 @@ class Healthy(NamedTuple):
 HEALTHY: dict[str, Healthy] = {
     "loss": Healthy("The weighted mean of the loss over the step's records.", "starts at log 2 = 0.693 for DPO; falls"),
     "win_error": Healthy(
-        "The policy's denoising error on the preferred items.", "at or below win_reference_error; never 20 % above"
+        "The policy's denoising error on the preferred items.", "near win_reference_error; never 20 % above"
     ),
     "lose_error": Healthy(
         "The policy's denoising error on the other items.", "a little above lose_reference_error; never 50 % above"
@@ -54,7 +54,7 @@ HEALTHY: dict[str, Healthy] = {
     "margin_p05": Healthy("The margin of the worst 5 % of the pairs.", "above -5; far below: few pairs rule"),
     "margin_p50": Healthy("The median margin.", "0 at step 0, then above 0"),
     "margin_p95": Healthy("The margin of the best 5 % of the pairs.", "below 10; far above: beta or lr too high"),
-    "implicit_accuracy": Healthy("Share of positive margins, ties as 1/2.", "0.5 at step 0; then 0.55 … 0.8"),
+    "implicit_accuracy": Healthy("Share of positive margins, ties as 1/2.", "0.5 at step 0; then 0.55 … 0.95"),
     "sigma_minus_margin": Healthy("sigmoid(-margin): how much of a pair is still learnt.", "0.5 at step 0; above 0.1"),
     "log_ratio": Healthy("How much likelier the item is under the policy, up to a factor.", "near 0; no steep fall"),
     "accuracy": Healthy("Share of votes that a reward model agrees with, its ties as 1/2.", "rises to 0.65 … 0.85"),
