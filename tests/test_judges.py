@@ -449,7 +449,8 @@ def test_a_judge_that_was_interrupted_goes_on_and_what_it_writes_is_the_same(
         for out in outs
     )
     assert main(whole) == 0
-    add, kept = Book.add, []
+    add = Book.add
+    kept: list[str] = []
 
     def interrupted(self: Book, key: str, answer: Answer) -> None:
         if len(kept) == 3:

@@ -28,7 +28,10 @@ class Healthy(NamedTuple):
 
 
 HEALTHY: dict[str, Healthy] = {
-    "loss": Healthy("The weighted mean of the loss over the step's records.", "starts at log 2 = 0.693 for DPO; falls"),
+    "loss": Healthy(
+        "The weighted mean of the loss over the step's records.",
+        "starts at log 2 = 0.693 for DPO and falls; 0 for GRPO",
+    ),
     "win_error": Healthy(
         "The policy's denoising error on the preferred items.", "near win_reference_error; never 20 % above"
     ),
