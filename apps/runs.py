@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visalign.training import metrics
+from visalign.training.healthy import HEALTHY
 
 from .safety import Refused
 
@@ -43,7 +44,7 @@ class Runs:
             **self._about(name, folder),
             "rows": thinned(rows),
             "sheets": sorted(path.name for path in (folder / "validation").glob("*.png") if SHEET.fullmatch(path.name)),
-            "healthy": {key: {"meaning": each.meaning, "range": each.range} for key, each in metrics.HEALTHY.items()},
+            "healthy": {key: {"meaning": each.meaning, "range": each.range} for key, each in HEALTHY.items()},
         }
 
     def sheet(self, name: str, file: str) -> Path:

@@ -27,7 +27,7 @@ from visalign.records import DataError, Preference
 from visalign.scorers.critique import Critique
 from visalign.scoring import Sample
 from visalign.trainers.critique_reward import CritiqueReward
-from visalign.training.metrics import HEALTHY
+from visalign.training.healthy import HEALTHY
 
 WIN, LOSE = (1.2, 0.3), (0.2, 0.9)
 NLL = (0.9, 1.1)  # of the preferred answers' critiques, and of the others'

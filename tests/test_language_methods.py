@@ -18,8 +18,8 @@ from torch import Tensor
 from visalign.batches import AnswerPairs, halves, stacked
 from visalign.contract import Recalling, Reference
 from visalign.data.recalled import Recalled, Remembered, recall
+from visalign.training.healthy import HEALTHY
 from visalign.training.learner import Step
-from visalign.training.metrics import HEALTHY
 
 STARTS = {"mllm_dpo": 1.0, "mm_dpo": 1.0, "mdpo": 3.0, "opa_dpo": 2.2}  # the loss at the start, over log 2
 PAIRS = [name for name in language.EVERY if language.method(name).batch_type is AnswerPairs]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visalign.batches import Condition, Pairs
-from visalign.training import metrics
+from visalign.training.healthy import HEALTHY
 from visalign.training.learner import Step
 
 EVERY = sorted([*methods.DENOISING, *methods.VARIANTS])
@@ -88,7 +88,7 @@ def test_it_costs_what_it_says(name: str) -> None:
 def test_what_it_measures_is_explained(name: str) -> None:
     """A reader of the table at a run's end, or of the app, is told what each number should look like."""
     found, _ = lost(name, methods.given(name))
-    assert set(found.metrics) - set(metrics.HEALTHY) == set()
+    assert set(found.metrics) - set(HEALTHY) == set()
 
 
 @pytest.mark.parametrize("name", [each for each in EVERY if methods.method(each).batch_type is Pairs])

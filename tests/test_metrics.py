@@ -13,7 +13,8 @@ from rehearsal import losses, rehearse, settings
 from visalign.config import Stop
 from visalign.trainers import DiffusionDPO
 from visalign.training import metrics
-from visalign.training.metrics import HEALTHY, Collapse, Jsonl, summarised
+from visalign.training.healthy import HEALTHY
+from visalign.training.metrics import Collapse, Jsonl, summarised
 
 QUIET = {"win_error": 1.0, "win_reference_error": 1.0, "lose_error": 1.0, "lose_reference_error": 1.0}
 

@@ -20,8 +20,8 @@ from visalign.draws import Draws
 from visalign.models.reward_heads import NAMES, head_of
 from visalign.records import DataError, Preference
 from visalign.trainers.reward_model import RewardModelling
+from visalign.training.healthy import HEALTHY
 from visalign.training.learner import Step
-from visalign.training.metrics import HEALTHY
 
 NAN = math.nan
 

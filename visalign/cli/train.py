@@ -50,7 +50,7 @@ def show(job: Job, settings: Run, screen: Screen) -> int:
 
 def summarize(outcome: Outcome, screen: Screen) -> None:
     """How it ended, what each metric should look like, and where everything is."""
-    from ..training.metrics import HEALTHY
+    from ..training.healthy import HEALTHY
 
     summary = outcome.summary
     for line in summary.notes:
