@@ -182,7 +182,7 @@ def standings_table(verdict: Verdict, title: str = "") -> Table:
     left = f" {verdict.asked - verdict.judged} could not be judged." if verdict.judged < verdict.asked else ""
     first = each[0].value
     note = (
-        f"{first.count} pictures of {first.groups} prompts, every model from the same seeds.{left} Brackets are "
+        f"{first.count} drawings of {first.groups} prompts, every model from the same seeds.{left} Brackets are "
         f"{first.level:.0%} intervals over prompts (bootstrap). A win is the higher score, a tie half of one."
     )
     return Table(title or f"Judged by {verdict.judge}", header, rows, note)
