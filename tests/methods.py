@@ -68,6 +68,20 @@ class Recorded:
         return self.reference_answer
 
 
+@dataclass
+class Linear:
+    """answer = w x; the reference's w is 0.9."""
+
+    w: Tensor
+    process: Process
+
+    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.w * x_t
+
+    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return 0.9 * x_t
+
+
 # Settings that keep a long method short; a method that is not here is tested with its defaults.
 SMALL: dict[str, dict[str, Any]] = {
     "grpo": {"group": 3, "steps": 4, "scorer": Bright(), "guidance": 2.0},

@@ -158,25 +158,12 @@ def test_what_cannot_be_judged_has_no_advantage_and_changes_none() -> None:
 # Drawings ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Linear:
-    """answer = w x."""
-
-    w: Tensor
-    process: Any
-
-    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.w * x_t
-
-    reference = policy
-
-
 def grpo(**settings: Any) -> GRPO:
     return GRPO(**{**SMALL, "recompute": False, "guidance": 1.0, **settings})
 
 
-def linear(prediction: str = "flow", w: float = 0.4) -> Linear:
-    return Linear(torch.tensor(w, dtype=torch.float64, requires_grad=True), methods.process(prediction))
+def linear(prediction: str = "flow", w: float = 0.4) -> methods.Linear:
+    return methods.Linear(torch.tensor(w, dtype=torch.float64, requires_grad=True), methods.process(prediction))
 
 
 @pytest.mark.parametrize("prediction", ["flow", "epsilon"])

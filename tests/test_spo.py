@@ -29,20 +29,6 @@ def double(values: Any) -> Tensor:
 
 
 @dataclass
-class Linear:
-    """answer = w x; the reference's w is 0.9."""
-
-    w: Tensor
-    process: Any
-
-    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.w * x_t
-
-    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return 0.9 * x_t
-
-
-@dataclass
 class By:
     """A latent scorer made of a function of x_t."""
 
@@ -53,8 +39,8 @@ class By:
         return self.rule(x_t)
 
 
-def linear(value: float = 0.95, prediction: str = "epsilon") -> Linear:
-    return Linear(torch.tensor(value, dtype=torch.float64, requires_grad=True), methods.process(prediction))
+def linear(value: float = 0.95, prediction: str = "epsilon") -> methods.Linear:
+    return methods.Linear(torch.tensor(value, dtype=torch.float64, requires_grad=True), methods.process(prediction))
 
 
 def spo(**settings: Any) -> SPO:
