@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from methods import Recorded
+from methods import Linear, Recorded
 from torch import Tensor
 
 from visalign.batches import Condition, Pairs
@@ -28,20 +28,6 @@ REFERENCE = [
 
 def double(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
-
-
-@dataclass
-class Linear:
-    """answer = w x, and the reference w = 0.9: small enough to differentiate by hand."""
-
-    w: Tensor
-    process: Ddpm
-
-    def policy(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self.w * x_t
-
-    def reference(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return 0.9 * x_t
 
 
 def process(prediction: str = "epsilon") -> Ddpm:

@@ -103,9 +103,8 @@ def keep(file: ScoreFile, scorer: Scorer, places: Sequence[Place], root: Path, b
     with screen.stage(f"judge with {scorer.name}", total=len(places)) as stage:
         for part in together(places, batch):
             keys = [_key(place, scorer) for place in part]
-            if any(
-                key not in file for key in keys
-            ):  # half of one, too: a number may depend on its batch in its last bit
+            # Half a batch is scored again: a number may depend on its batch in its last bit.
+            if any(key not in file for key in keys):
                 found = samples(part, root, moves=chosen.moves(scorer))
                 file.add(rows(scorer, [(*key[:2], each) for key, each in zip(keys, found, strict=True)]))
             stage(stage.done + len(part))
